@@ -1,0 +1,34 @@
+"""ELT syncs as Dagster assets. See README.md; connectors are found with `load_connector`."""
+
+from typing import TYPE_CHECKING, Any
+
+from elt_dagster.errors import EltError
+
+if TYPE_CHECKING:
+    from elt_dagster.orchestration.component import SyncComponent
+    from elt_dagster.orchestration.definitions import build_definitions
+    from elt_dagster.orchestration.translator import SyncTranslator
+    from elt_dagster.registry import connector_names, load_connector
+
+# Dagster and pyarrow take seconds to import, so what needs them is imported when it is first asked for.
+_LAZY = {
+    "SyncComponent": "elt_dagster.orchestration.component",
+    "SyncTranslator": "elt_dagster.orchestration.translator",
+    "build_definitions": "elt_dagster.orchestration.definitions",
+    "connector_names": "elt_dagster.registry",
+    "load_connector": "elt_dagster.registry",
+}
+
+__all__ = ["EltError", "SyncComponent", "SyncTranslator", "build_definitions", "connector_names", "load_connector"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'elt_dagster' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

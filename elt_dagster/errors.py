@@ -1,0 +1,115 @@
+"""Every error this package raises on purpose, sorted by who has to act.
+
+EltError
+├── ConfigError             the user: a setting is missing or wrong; a retry cannot help
+│   ├── NotFoundError       the user: there is nothing of that name
+│   └── ConflictError       the user: it collides with something that exists or runs
+├── AuthError               the user: the other side refused the credentials
+├── TransientError          nobody: busy or unreachable; the same call may work later
+├── SourceError             the source's owner: it answered with something we cannot use
+├── DestinationError        the warehouse's owner: it refused what we asked of it
+├── CancelledError          nobody: a person or Dagster asked us to stop
+└── ContractError           the author of a connector or destination: it broke its contract
+
+A message has two sentences: what happened and where; what to do (``fix``).
+Secrets, query strings and rows never enter a message.
+"""
+
+from typing import ClassVar
+
+
+class EltError(Exception):
+    """Base of all errors; ``fix`` is one sentence telling the reader what to do."""
+
+    exit_code: ClassVar[int] = 1
+    """What the command line exits with."""
+    reason: ClassVar[str] = "unknown"
+    """A stable code for machines: the ``resultReasonCode`` of a run."""
+
+    def __init__(self, what: str, *, fix: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.fix}" if self.fix else self.what
+
+
+class ConfigError(EltError):
+    """A setting is missing or wrong."""
+
+    exit_code = 2
+    reason = "config_invalid"
+
+
+class NotFoundError(ConfigError):
+    """There is no connector, connection, sync, stream or column of that name."""
+
+
+class ConflictError(ConfigError):
+    """What was asked collides with something that exists or runs; ``with_id`` names it."""
+
+    reason = "schema_conflict"
+
+    def __init__(self, what: str, *, fix: str | None = None, with_id: str | None = None) -> None:
+        super().__init__(what, fix=fix)
+        self.with_id = with_id
+
+
+class AuthError(EltError):
+    """The other side refused the credentials."""
+
+    exit_code = 3
+    reason = "auth_failed"
+
+
+class TransientError(EltError):
+    """Busy or unreachable; the same call may work later, after ``retry_after`` seconds if given."""
+
+    exit_code = 4
+    reason = "source_unavailable"
+
+    def __init__(self, what: str, *, fix: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(what, fix=fix)
+        self.retry_after = retry_after
+
+
+class SourceError(EltError):
+    """The source answered with something we cannot use."""
+
+    exit_code = 5
+    reason = "source_error"
+
+
+class DestinationError(EltError):
+    """The warehouse refused what we asked of it."""
+
+    exit_code = 6
+    reason = "destination_error"
+
+
+class ContractError(EltError):
+    """A connector or destination broke its contract; a bug in its code, not in the data."""
+
+    exit_code = 7
+    reason = "contract_broken"
+
+
+class CancelledError(EltError):
+    """Somebody asked the run to stop; nothing was left half written."""
+
+    exit_code = 130
+    reason = "cancelled"
+
+
+def nearest(name: str, known: "list[str] | tuple[str, ...]") -> str:
+    """One sentence that helps after a wrong name: the nearest match, else the known names."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only needed once something is wrong
+
+    close = get_close_matches(name, known, n=1)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    if not known:
+        return "There are none yet."
+    shown = ", ".join(sorted(known)[:20])
+    return f"Known: {shown}{', ...' if len(known) > 20 else ''}."

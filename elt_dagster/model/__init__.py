@@ -1,0 +1,43 @@
+"""The nouns of a sync: what a source offers, what was configured, what travels, what came of it."""
+
+from elt_dagster.model.batch import Batch, Checkpoint, CheckResult, CursorValue, ReadRequest, Window, cursor_text
+from elt_dagster.model.run import StreamResult
+from elt_dagster.model.stream import Catalog, Stream
+from elt_dagster.model.sync import ConnectionSpec, Execution, Project, Schedule, SyncSpec, TableBinding
+from elt_dagster.model.words import (
+    ExecutionMode,
+    LoadMode,
+    RunMode,
+    SchemaDrift,
+    SyncMode,
+    SyncStatus,
+    TriggeredBy,
+    TriggerMode,
+)
+
+__all__ = [
+    "Batch",
+    "Catalog",
+    "CheckResult",
+    "Checkpoint",
+    "ConnectionSpec",
+    "CursorValue",
+    "Execution",
+    "ExecutionMode",
+    "LoadMode",
+    "Project",
+    "ReadRequest",
+    "RunMode",
+    "Schedule",
+    "SchemaDrift",
+    "Stream",
+    "StreamResult",
+    "SyncMode",
+    "SyncSpec",
+    "SyncStatus",
+    "TableBinding",
+    "TriggerMode",
+    "TriggeredBy",
+    "Window",
+    "cursor_text",
+]

@@ -1,0 +1,224 @@
+"""A sync as data: what a user writes in YAML, sends to the API, or puts into ``defs.yaml``.
+
+All of it is frozen, refuses unknown keys, and never repeats its input in an error, for the input may hold a secret.
+What depends on the source (does the stream exist, can the column be a cursor) is checked in `elt_dagster.control`.
+"""
+
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from elt_dagster.errors import nearest
+from elt_dagster.model.names import SLUG, check_collisions, snake_case, table_name
+from elt_dagster.model.schedule import check_cron
+from elt_dagster.model.words import ExecutionMode, LoadMode, SchemaDrift, SyncStatus, TriggerMode
+
+ConnectionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+MIN_FRESHNESS_SECONDS = 60  # Dagster's freshness policies refuse less
+
+
+class Part(BaseModel):
+    """Base of everything a user writes."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, populate_by_name=True, use_attribute_docstrings=True
+    )
+
+
+class ConnectionSpec(Part):
+    """Credentials for a connector: a source account or a warehouse."""
+
+    name: ConnectionName
+    """What syncs call this connection; unique in the workspace."""
+    connector: str
+    """Which connector or warehouse, such as `postgres` or `duckdb`; `elt-dagster connectors` lists them."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """The connector's settings. A secret is `{env: NAME}`, `{file: PATH}`, or a literal that is encrypted at rest."""
+
+
+class Schedule(Part):
+    """When a sync runs by itself."""
+
+    cron: str
+    """Five cron fields, or `@hourly`, `@daily`, `@weekly`, `@monthly`."""
+    timezone: str = "UTC"
+    """An IANA time zone, such as `Europe/Copenhagen`."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise ValueError(f"there is no time zone {value!r}. {nearest(value, sorted(available_timezones()))}") from None
+        return value
+
+    @field_validator("cron")
+    @classmethod
+    def _possible_cron(cls, value: str) -> str:
+        return check_cron(value)
+
+
+class Execution(Part):
+    """How the runs of a sync are carried out."""
+
+    max_concurrent: int = Field(default=4, ge=1, le=256)
+    """How many streams load side by side in the fan-out modes."""
+    max_retries: int = Field(default=3, ge=0, le=100)
+    """How often a stream is tried again after an error that time may mend."""
+    retry_delay_seconds: float = Field(default=5.0, ge=0, le=3600)
+    """Wait before the first retry; it doubles each time."""
+
+
+class TableBinding(Part):
+    """One stream of a sync and the table it loads: one Dagster asset."""
+
+    name: str = Field(min_length=1)
+    """The stream's name at the source, such as `public.orders`."""
+    table: str | None = None
+    """Table in the destination schema; by default the stream's last part in snake_case."""
+    load_mode: LoadMode | None = None
+    """append, replace or merge; by default merge with a primary key and a cursor, else replace."""
+    primary_key: tuple[str, ...] | None = None
+    """Columns that identify a row; by default the source's own key."""
+    cursor_field: str | None = None
+    """Column that grows with every change; by default none for replace, else the source's own."""
+    lookback_seconds: int = Field(default=0, ge=0, le=30 * 86400)
+    """Read again this far before the checkpoint, for sources whose rows appear late."""
+    excluded_columns: tuple[str, ...] = ()
+    """Columns that never leave the source."""
+    hashed_columns: tuple[str, ...] = ()
+    """Columns replaced by a salted SHA-256 before they reach the warehouse."""
+    full_sync_always: bool = False
+    """Every run reads everything and replaces the table."""
+    full_sync_at_midnight: bool = False
+    """One full refresh a day, at midnight in the schedule's zone."""
+    protected_from_full_sync: bool = False
+    """Refuse any full refresh after the first load."""
+
+    @field_validator("table")
+    @classmethod
+    def _plain_table(cls, value: str | None) -> str | None:
+        if value is not None and snake_case(value) != value:
+            raise ValueError(f"{value!r} is not a plain table name; use {snake_case(value)!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _flags_agree(self) -> "TableBinding":
+        if self.protected_from_full_sync and (self.full_sync_always or self.full_sync_at_midnight):
+            raise ValueError("protected_from_full_sync contradicts full_sync_always and full_sync_at_midnight")
+        if self.protected_from_full_sync and self.load_mode is LoadMode.REPLACE:
+            raise ValueError("protected_from_full_sync contradicts load_mode replace, which reads everything each time")
+        both = set(self.excluded_columns) & set(self.hashed_columns)
+        if both:
+            raise ValueError(f"columns {sorted(both)} are both excluded and hashed")
+        needed = {*(self.primary_key or ()), *([self.cursor_field] if self.cursor_field else [])}
+        if gone := needed & set(self.excluded_columns):
+            raise ValueError(f"columns {sorted(gone)} are excluded, but are the primary key or cursor")
+        if self.cursor_field in self.hashed_columns:
+            raise ValueError(f"the cursor column {self.cursor_field!r} cannot be hashed: hashes do not grow")
+        return self
+
+    @property
+    def table_name(self) -> str:
+        """The physical table this stream loads."""
+        return self.table or table_name(self.name)
+
+
+class SyncSpec(Part):
+    """A configured sync: one source connection, one warehouse, its streams and when they run."""
+
+    slug: str = Field(pattern=SLUG, max_length=63)
+    """Short unique name, used in job names, tags and on the command line."""
+    name: str = Field(default="", max_length=255)
+    """Display name; the slug when empty."""
+    connection: ConnectionName
+    """The source connection."""
+    destination: ConnectionName
+    """The warehouse connection."""
+    dataset: str = Field(alias="schema", min_length=1, max_length=63)
+    """Schema in the warehouse that gets the tables (`schema` in YAML)."""
+    status: SyncStatus = SyncStatus.ACTIVE
+    """Only active syncs run by themselves."""
+    schedule: Schedule | None = None
+    """When it runs; needed for trigger_mode scheduled."""
+    trigger_mode: TriggerMode | None = None
+    """manual, scheduled or on_create; by default scheduled where there is a schedule, else manual."""
+    execution_mode: ExecutionMode = ExecutionMode.SEQUENTIAL
+    """sequential, fan_out_entity or fan_out_window."""
+    execution: Execution = Execution()
+    """Concurrency and retries."""
+    freshness_sla_seconds: int | None = Field(default=None, ge=MIN_FRESHNESS_SECONDS)
+    """How old the tables may get before Dagster says they are stale; at least 60, for Dagster's policies allow no less."""
+    schema_drift: SchemaDrift = SchemaDrift.EVOLVE
+    """What to do when the source's columns change."""
+    add_metadata_columns: bool = True
+    """Add `_elt_loaded_at` and `_elt_run_id` to every table."""
+    owners: tuple[str, ...] = ()
+    """Dagster owners of the assets: e-mail addresses or `team:name`."""
+    tags: dict[str, str] = Field(default_factory=dict)
+    """Dagster tags of the assets."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the connector that belong to this sync rather than to the account."""
+    streams: tuple[TableBinding, ...] = ()
+    """What to load."""
+
+    @field_validator("dataset")
+    @classmethod
+    def _plain_schema(cls, value: str) -> str:
+        if snake_case(value) != value and not value.replace("_", "").isalnum():
+            raise ValueError(f"{value!r} is not a plain schema name; use {snake_case(value)!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> "SyncSpec":
+        if self.trigger_mode is TriggerMode.SCHEDULED and self.schedule is None:
+            raise ValueError("trigger_mode scheduled needs a schedule")
+        if any(s.full_sync_at_midnight for s in self.streams) and self.schedule is None:
+            raise ValueError("full_sync_at_midnight needs a schedule, for its time zone")
+        seen: dict[str, str] = {}
+        for binding in self.streams:
+            if binding.table_name in seen:
+                raise ValueError(
+                    f"streams {seen[binding.table_name]!r} and {binding.name!r} would both load the table "
+                    f"{binding.table_name!r}; give one of them another `table`"
+                )
+            seen[binding.table_name] = binding.name
+        return self
+
+    @property
+    def title(self) -> str:
+        """The display name."""
+        return self.name or self.slug
+
+    @property
+    def trigger(self) -> TriggerMode:
+        """What starts its runs, with the default filled in."""
+        return self.trigger_mode or (TriggerMode.SCHEDULED if self.schedule else TriggerMode.MANUAL)
+
+    def binding(self, name: str) -> TableBinding | None:
+        """The binding of stream ``name``, if it is selected."""
+        return next((b for b in self.streams if b.name == name), None)
+
+
+class Project(Part):
+    """A YAML file: connections and syncs."""
+
+    connections: tuple[ConnectionSpec, ...] = ()
+    """Source accounts and warehouses."""
+    syncs: tuple[SyncSpec, ...] = ()
+    """Configured syncs."""
+
+    @model_validator(mode="after")
+    def _unique(self) -> "Project":
+        for what, names in (("connection", [c.name for c in self.connections]), ("sync", [s.slug for s in self.syncs])):
+            twice = sorted({n for n in names if names.count(n) > 1})
+            if twice:
+                raise ValueError(f"{what} {twice[0]!r} is there twice")
+        return self
+
+
+def column_names(columns: list[str], *, what: str) -> dict[str, str]:
+    """Source column -> warehouse column, under naming version v1; refuses collisions with each other and with ours."""
+    return check_collisions(columns, what=what)

@@ -1,0 +1,72 @@
+"""The words of the domain that are chosen from a list; `docs/glossary.md` explains each."""
+
+from enum import StrEnum
+
+
+class SyncMode(StrEnum):
+    """How rows are read from the source."""
+
+    FULL_REFRESH = "full_refresh"
+    INCREMENTAL = "incremental"
+    CDC = "cdc"
+
+
+class LoadMode(StrEnum):
+    """How rows are written to the table (dlt: write disposition)."""
+
+    APPEND = "append"
+    REPLACE = "replace"
+    MERGE = "merge"
+
+
+class RunMode(StrEnum):
+    """What one run was asked to do: go on from the checkpoint, or read everything again."""
+
+    INCREMENTAL = "incremental"
+    FULL_REFRESH = "full_refresh"
+
+
+class TriggerMode(StrEnum):
+    """What starts the runs of a sync."""
+
+    MANUAL = "manual"
+    SCHEDULED = "scheduled"
+    ON_CREATE = "on_create"
+
+
+class ExecutionMode(StrEnum):
+    """How the streams of one run are spread."""
+
+    SEQUENTIAL = "sequential"
+    FAN_OUT_ENTITY = "fan_out_entity"
+    FAN_OUT_WINDOW = "fan_out_window"
+
+
+class SyncStatus(StrEnum):
+    """Whether a sync may run. ``archived`` syncs keep their tables and lose their assets."""
+
+    DRAFT = "draft"
+    ACTIVE = "active"
+    PAUSED = "paused"
+    ERROR = "error"
+    ARCHIVED = "archived"
+
+
+class SchemaDrift(StrEnum):
+    """What happens when the source's columns change: follow, stop, or drop what is unknown."""
+
+    EVOLVE = "evolve"
+    FREEZE = "freeze"
+    DISCARD = "discard"
+
+
+class TriggeredBy(StrEnum):
+    """Who asked for a run."""
+
+    MANUAL = "manual"
+    SCHEDULE = "schedule"
+    ON_CREATE = "on_create"
+    MIDNIGHT = "midnight"
+    BACKFILL = "backfill"
+    API = "api"
+    RETRY = "retry"

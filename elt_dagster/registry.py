@@ -1,0 +1,160 @@
+"""Find connectors and warehouses by name, importing only the one that is asked for.
+
+Connectors come from three places: the bundled package ``elt_dagster.connectors`` (the folder ``connectors/`` of a checkout), other
+packages' entry points in the group ``elt_dagster.connectors``, and the folder that ``ELT_DAGSTER_CONNECTORS`` names.
+Warehouses are the modules of ``elt_dagster.destinations`` and the entry-point group ``elt_dagster.destinations``.
+"""
+
+import ast
+import os
+import sys
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import Any
+
+from elt_dagster.destinations.base import Destination
+from elt_dagster.errors import ConfigError, ContractError, NotFoundError, nearest
+from elt_dagster.sdk.connector import Connector
+
+CONNECTORS = "elt_dagster.connectors"
+DESTINATIONS = "elt_dagster.destinations"
+FOLDER_VARIABLE = "ELT_DAGSTER_CONNECTORS"
+_FOLDER_PACKAGE = "elt_dagster_connectors_folder"
+_NOT_WAREHOUSES = {"base", "sql", "files", "state"}
+
+
+def connector_names() -> list[str]:
+    """Names of all connectors, sorted, without importing any of them; aliases are left out."""
+    return sorted(_connector_modules())
+
+
+def load_connector(name: str) -> type[Connector[Any]]:
+    """The class of the connector called ``name`` or by one of its aliases.
+
+    Raises NotFoundError with the nearest match, ConfigError naming the command that installs a missing driver, ContractError for a
+    module that does not set ``connector``.
+    """
+    modules = _connector_modules()
+    module = modules.get(_aliases().get(name, name))
+    if module is None:
+        raise NotFoundError(f"There is no connector {name!r}.", fix=nearest(name, [*modules, *_aliases()]))
+    return _load(module, "connector", Connector)
+
+
+def destination_names() -> list[str]:
+    """Names of all warehouses, sorted, without importing any of them."""
+    return sorted(_destination_modules())
+
+
+def load_destination(name: str) -> type[Destination[Any]]:
+    """The class of the warehouse called ``name``; raises as `load_connector` does."""
+    modules = _destination_modules()
+    if name not in modules:
+        raise NotFoundError(f"There is no warehouse {name!r}.", fix=nearest(name, list(modules)))
+    return _load(modules[name], "destination", Destination)
+
+
+def require_driver(kind: "type[Connector[Any]] | type[Destination[Any]]") -> None:
+    """Raise ConfigError with the command to run when the optional driver of ``kind`` is missing."""
+    missing = [module for module in kind.requires if find_spec(module) is None]
+    if missing:
+        raise ConfigError(
+            f"{kind.title} needs the Python module {missing[0]!r}, which is not installed.",
+            fix=f"Run: pip install 'elt-dagster[{kind.name}]'",
+        )
+
+
+def _load(module: str, attribute: str, base: type[Any]) -> Any:
+    found: object = getattr(import_module(module), attribute, None)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ContractError(f"{module} must set `{attribute}` to its {base.__name__} class.")
+    return found
+
+
+def _connector_modules() -> dict[str, str]:
+    found = {m.name: f"{CONNECTORS}.{m.name}" for m in iter_modules(_bundled().__path__) if m.name[0] != "_"}
+    _add_entry_points(found, CONNECTORS, "connector")
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if folder:
+        package = _import_folder(_FOLDER_PACKAGE, Path(folder))
+        for m in iter_modules(package.__path__):
+            if m.name in found:
+                raise ConfigError(
+                    f"The connector {m.name!r} is in {folder} and in {found[m.name]}.", fix="Rename one of them."
+                )
+            if m.name[0] != "_":
+                found[m.name] = f"{_FOLDER_PACKAGE}.{m.name}"
+    return found
+
+
+def _destination_modules() -> dict[str, str]:
+    package = import_module(DESTINATIONS)
+    found = {
+        m.name: f"{DESTINATIONS}.{m.name}"
+        for m in iter_modules(package.__path__)
+        if m.name[0] != "_" and m.name not in _NOT_WAREHOUSES
+    }
+    _add_entry_points(found, DESTINATIONS, "warehouse")
+    return found
+
+
+def _add_entry_points(found: dict[str, str], group: str, what: str) -> None:
+    for point in entry_points(group=group):
+        if point.name in found and found[point.name] != point.value:
+            raise ConfigError(
+                f"Two packages provide the {what} {point.name!r}: {found[point.name]} and {point.value}.",
+                fix="Uninstall one of them.",
+            )
+        found[point.name] = point.value
+
+
+@cache
+def _aliases() -> dict[str, str]:
+    """Other names of bundled connectors, read from their source text so that none is imported."""
+    found: dict[str, str] = {}
+    for folder in _bundled().__path__:
+        for file in Path(folder).glob("[a-z]*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                    if any(isinstance(t, ast.Name) and t.id == "aliases" for t in targets):
+                        found.update(dict.fromkeys(ast.literal_eval(node.value), file.stem))
+    return found
+
+
+@cache
+def _bundled() -> ModuleType:
+    try:
+        return import_module(CONNECTORS)
+    except ModuleNotFoundError as error:
+        # A checkout that shadows the installed package: the current folder comes first on sys.path.
+        checkout = Path(__file__).parent.parent / "connectors"
+        if error.name != CONNECTORS or not (checkout / "__init__.py").exists():
+            raise
+        return _import_folder(CONNECTORS, checkout)
+
+
+def _import_folder(name: str, folder: Path) -> ModuleType:
+    """Import ``folder`` as package ``name`` without touching ``sys.path``."""
+    if name in sys.modules:
+        return sys.modules[name]
+    if not folder.is_dir():
+        raise ConfigError(f"{FOLDER_VARIABLE} names {folder}, which is not a folder.", fix="Correct or unset it.")
+    init = folder / "__init__.py"
+    if init.exists():
+        spec = spec_from_file_location(name, init, submodule_search_locations=[str(folder)])
+        if spec is None or spec.loader is None:
+            raise ConfigError(f"{folder} is not an importable folder.")
+        module = module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    else:
+        module = ModuleType(name)
+        module.__path__ = [str(folder)]
+        sys.modules[name] = module
+    return module
