@@ -104,7 +104,7 @@ class CancelledError(EltError):
 
 def nearest(name: str, known: "list[str] | tuple[str, ...]") -> str:
     """One sentence that helps after a wrong name: the nearest match, else the known names."""
-    from difflib import get_close_matches  # noqa: PLC0415 - only needed once something is wrong
+    from difflib import get_close_matches
 
     close = get_close_matches(name, known, n=1)
     if close:

@@ -43,7 +43,8 @@ def load_connector(name: str) -> type[Connector[Any]]:
     module = modules.get(_aliases().get(name, name))
     if module is None:
         raise NotFoundError(f"There is no connector {name!r}.", fix=nearest(name, [*modules, *_aliases()]))
-    return _load(module, "connector", Connector)
+    found: type[Connector[Any]] = _load(module, "connector", Connector)
+    return found
 
 
 def destination_names() -> list[str]:
@@ -56,7 +57,8 @@ def load_destination(name: str) -> type[Destination[Any]]:
     modules = _destination_modules()
     if name not in modules:
         raise NotFoundError(f"There is no warehouse {name!r}.", fix=nearest(name, list(modules)))
-    return _load(modules[name], "destination", Destination)
+    found: type[Destination[Any]] = _load(modules[name], "destination", Destination)
+    return found
 
 
 def require_driver(kind: "type[Connector[Any]] | type[Destination[Any]]") -> None:

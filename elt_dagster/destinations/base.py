@@ -60,6 +60,9 @@ class LoadPlan:
     run_id: str
     fence: int = 0
     """Refuse to commit when the state row already carries a higher one: a stopped process woke up too late."""
+    after_load: str | None = None
+    """Load id of the state this plan was made from (None: there was no state). `Load.commit` refuses when the state has moved on since:
+    another run loaded the same rows in the meantime."""
     primary_key: tuple[str, ...] = ()
     cursor_field: str | None = None
     deduplicate: bool = False

@@ -39,7 +39,7 @@ class Checkpoint:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the state table; exact for every cursor type."""
-        import json  # noqa: PLC0415 - only when state is written
+        import json
 
         data: dict[str, Any] = {"extra": dict(self.extra)}
         if self.cursor is not None:

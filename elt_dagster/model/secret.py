@@ -60,6 +60,4 @@ def mask(config: Any, secret_fields: frozenset[str]) -> Any:
     """``config`` with literal secrets replaced by `MASK`; references stay, for they hide nothing."""
     if not isinstance(config, Mapping):
         return config
-    return {
-        k: MASK if k in secret_fields and not is_reference(v) and v is not None else v for k, v in config.items()
-    }
+    return {k: MASK if k in secret_fields and not is_reference(v) and v is not None else v for k, v in config.items()}

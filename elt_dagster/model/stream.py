@@ -96,6 +96,4 @@ class Catalog:
         try:
             return self._by_name[name]
         except KeyError:
-            raise NotFoundError(
-                f"The source has no stream {name!r}.", fix=nearest(name, list(self._by_name))
-            ) from None
+            raise NotFoundError(f"The source has no stream {name!r}.", fix=nearest(name, list(self._by_name))) from None

@@ -51,7 +51,9 @@ class Schedule(Part):
         try:
             ZoneInfo(value)
         except (KeyError, ValueError, OSError):
-            raise ValueError(f"there is no time zone {value!r}. {nearest(value, sorted(available_timezones()))}") from None
+            raise ValueError(
+                f"there is no time zone {value!r}. {nearest(value, sorted(available_timezones()))}"
+            ) from None
         return value
 
     @field_validator("cron")

@@ -155,4 +155,4 @@ def column(name: str, kind: pa.DataType, *, nullable: bool = True, description: 
 
 def description_of(field: pa.Field) -> str:
     """The description `column` put into a field; empty when there is none."""
-    return (field.metadata or {}).get(b"description", b"").decode()
+    return str((field.metadata or {}).get(b"description", b"").decode())

@@ -39,7 +39,7 @@ def highest(batch: pa.RecordBatch, column: str, floor: CursorValue | None = None
     if found is None:
         return floor
     value: CursorValue = found.to_pydatetime() if hasattr(found, "to_pydatetime") else found
-    return value if floor is None else max(value, floor)  # type: ignore[type-var]
+    return value if floor is None else max(value, floor)
 
 
 def null_rows(batch: pa.RecordBatch, column: str) -> int:
@@ -49,7 +49,7 @@ def null_rows(batch: pa.RecordBatch, column: str) -> int:
 
 def text_column(values: list[bytes]) -> pa.Array:
     """UTF-8 documents as one string column. Built from buffers, for ``pa.array`` on a list would import pandas."""
-    import array  # noqa: PLC0415 - only here
+    import array
 
     offsets, total = array.array("q", [0]), 0
     for value in values:

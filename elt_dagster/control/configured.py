@@ -1,0 +1,118 @@
+"""A configured sync as the engine and Dagster need it, whichever way it was written down.
+
+A sync from the store and one from a ``defs.yaml`` differ only in their `Connections`: where credentials, the hash salt and leases
+come from. Nothing here holds an open secret; `Connections.config` opens them in the process that connects.
+"""
+
+import uuid
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from elt_dagster.destinations.base import Destination
+from elt_dagster.engine import ResolvedBinding, StreamRead, resolve_binding
+from elt_dagster.errors import NotFoundError, nearest
+from elt_dagster.model import RunMode, Stream, SyncSpec, TableBinding, Window
+from elt_dagster.registry import load_connector, load_destination, require_driver
+from elt_dagster.sdk.connector import Connector, Runtime
+
+NAMESPACE = uuid.UUID("6f1c0f0e-5f0b-4d3e-9a77-0c1d6a1d3b52")
+
+
+class Connections(Protocol):
+    """Where a sync's credentials, salt and leases come from. Only `kind` may be called while definitions load."""
+
+    def kind(self, name: str) -> str:
+        """The connector or warehouse of connection ``name``. Raises NotFoundError. No network, no secret."""
+        ...
+
+    def config(self, name: str) -> dict[str, Any]:
+        """The settings of connection ``name`` with every secret opened. Raises ConfigError for a missing one."""
+        ...
+
+    def salt(self) -> bytes:
+        """What hashed columns are salted with; the same for the whole workspace."""
+        ...
+
+    def lease(self, binding_id: str, run_id: str) -> AbstractContextManager[int]:
+        """Hold the binding for one run and yield the fence. Raises ConflictError with the active run's id."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfiguredSync:
+    """A sync that is ready to become assets: its words, its streams as discovered, its ids, and its connections."""
+
+    id: str
+    spec: SyncSpec
+    streams: Mapping[str, Stream]
+    """By stream name; discovered when the sync was written, so that loading definitions asks no network."""
+    binding_ids: Mapping[str, str]
+    connections: Connections
+    source_file: str | None = None
+    """Path and line of the YAML it came from, as ``path:line``."""
+    runtime: Runtime = field(default_factory=Runtime)
+
+    def stream(self, name: str) -> Stream:
+        """The stream called ``name`` as discovered, else one whose columns only reading can tell."""
+        return self.streams.get(name) or Stream(name=name)
+
+    def resolved(self, binding: TableBinding) -> ResolvedBinding:
+        """``binding`` with its defaults filled in."""
+        return resolve_binding(binding, self.stream(binding.name))
+
+    def open_source(self) -> Connector[Any]:
+        """The source connector with its secrets. Raises ConfigError."""
+        return open_connector(self.connections, self.spec.connection, self.runtime)
+
+    def open_destination(self) -> Destination[Any]:
+        """The warehouse with its secrets. Raises ConfigError."""
+        return open_warehouse(self.connections, self.spec.destination, self.runtime)
+
+    def read(
+        self,
+        stream: str,
+        *,
+        run_id: str,
+        run_mode: RunMode = RunMode.INCREMENTAL,
+        window: Window | None = None,
+    ) -> StreamRead:
+        """A lazy read of ``stream`` for one run. Raises NotFoundError when the sync does not load it."""
+        binding = self.spec.binding(stream)
+        if binding is None:
+            known = [b.name for b in self.spec.streams]
+            raise NotFoundError(f"Sync {self.spec.slug!r} has no stream {stream!r}.", fix=nearest(stream, known))
+        binding_id = self.binding_ids[stream]
+        return StreamRead(
+            sync=self.spec,
+            binding=binding,
+            binding_id=binding_id,
+            stream=self.stream(stream),
+            open_source=self.open_source,
+            open_destination=self.open_destination,
+            run_id=run_id,
+            run_mode=run_mode,
+            window=window,
+            salt=self.connections.salt,
+            lease=lambda: self.connections.lease(binding_id, run_id),
+        )
+
+
+def open_connector(connections: Connections, name: str, runtime: Runtime | None = None) -> Connector[Any]:
+    """The source connector behind connection ``name``. Raises NotFoundError, ConfigError."""
+    kind = load_connector(connections.kind(name))
+    require_driver(kind)
+    return kind.configured(connections.config(name), runtime)
+
+
+def open_warehouse(connections: Connections, name: str, runtime: Runtime | None = None) -> Destination[Any]:
+    """The warehouse behind connection ``name``. Raises NotFoundError, ConfigError."""
+    kind = load_destination(connections.kind(name))
+    require_driver(kind)
+    return kind.configured(connections.config(name), runtime)
+
+
+def derived_id(*parts: str) -> str:
+    """A stable id for things that have no row in a store."""
+    return str(uuid.uuid5(NAMESPACE, "/".join(parts)))

@@ -1,0 +1,98 @@
+"""The two sources of connections: rows of the store, and specs that stand in a ``defs.yaml``."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from elt_dagster.errors import ConflictError, NotFoundError, nearest
+from elt_dagster.model import ConnectionSpec
+from elt_dagster.model.secret import resolve
+from elt_dagster.store import Lease, Store
+
+LEASE_SECONDS = 90
+HEARTBEAT_SECONDS = 30
+
+
+class StoreConnections:
+    """Connections of one workspace of the store."""
+
+    def __init__(self, store: Store, workspace: str = "default", environ: Mapping[str, str] | None = None) -> None:
+        self._store, self._workspace = store, workspace
+        self._environ = environ if environ is not None else os.environ
+        self._kinds: dict[str, str] | None = None
+
+    def kind(self, name: str) -> str:
+        """The connector of a stored connection; one query answers for all of them."""
+        if self._kinds is None or name not in self._kinds:
+            self._kinds = {c.spec.name: c.spec.connector for c in self._store.connections(workspace=self._workspace)}
+        if name not in self._kinds:
+            raise NotFoundError(f"There is no connection {name!r}.", fix=nearest(name, list(self._kinds)))
+        return self._kinds[name]
+
+    def config(self, name: str) -> dict[str, Any]:
+        """Its settings, decrypted and with references resolved."""
+        stored = self._store.connection(name, workspace=self._workspace)
+        opened: dict[str, Any] = resolve(self._store.open_config(stored), self._environ, where=f"connection {name}")
+        return opened
+
+    def salt(self) -> bytes:
+        """The workspace's own salt."""
+        return self._store.workspace_salt(workspace=self._workspace)
+
+    @contextmanager
+    def lease(self, binding_id: str, run_id: str) -> Iterator[int]:
+        """A lease of 90 s in the store, renewed every 30 s by a thread while it is held."""
+        holder = f"{os.uname().nodename}:{os.getpid()}:{threading.get_ident()}"
+        lease = self._store.acquire_lease(binding_id, holder, run_id, seconds=LEASE_SECONDS)
+        stop = threading.Event()
+        beat = threading.Thread(target=_renew_until, args=(self._store, lease, stop), name="elt-lease", daemon=True)
+        beat.start()
+        try:
+            yield lease.fence
+        finally:
+            stop.set()
+            beat.join(timeout=5)
+            self._store.release_lease(lease)
+
+
+def _renew_until(store: Store, lease: Lease, stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT_SECONDS):
+        try:
+            lease = store.renew_lease(lease)
+        except ConflictError:
+            return  # lost: the fence makes the commit fail, which tells the story better than this thread could
+        except Exception:  # noqa: S112 - an unreachable store is tried again at the next beat; the fence protects the data
+            continue
+
+
+class InlineConnections:
+    """Connections that stand beside the sync in a file. Two runs at once are told apart by the state row's load id alone."""
+
+    def __init__(self, specs: Sequence[ConnectionSpec], environ: Mapping[str, str] | None = None) -> None:
+        self._specs = {s.name: s for s in specs}
+        self._environ = environ if environ is not None else os.environ
+
+    def _spec(self, name: str) -> ConnectionSpec:
+        if name not in self._specs:
+            raise NotFoundError(f"There is no connection {name!r}.", fix=nearest(name, list(self._specs)))
+        return self._specs[name]
+
+    def kind(self, name: str) -> str:
+        """The connector of a connection in the file."""
+        return self._spec(name).connector
+
+    def config(self, name: str) -> dict[str, Any]:
+        """Its settings with references resolved."""
+        opened: dict[str, Any] = resolve(self._spec(name).config, self._environ, where=f"connection {name}")
+        return opened
+
+    def salt(self) -> bytes:
+        """`ELT_DAGSTER_HASH_SALT`, for a file has no workspace row to keep one in."""
+        return hashlib.sha256(self._environ.get("ELT_DAGSTER_HASH_SALT", "elt_dagster").encode()).digest()
+
+    def lease(self, binding_id: str, run_id: str) -> nullcontext[int]:
+        """No lease: without a store there is nobody to ask."""
+        return nullcontext(0)

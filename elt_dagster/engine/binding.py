@@ -1,0 +1,108 @@
+"""What a binding means once its stream is known: defaults filled in, every name checked. Pure."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from elt_dagster.errors import ConfigError, NotFoundError, nearest
+from elt_dagster.model import LoadMode, Stream, TableBinding
+from elt_dagster.model.names import check_collisions
+from elt_dagster.model.types import is_orderable, type_name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedBinding:
+    """A `TableBinding` with its stream's facts: nothing in it is None for want of a default.
+
+    ``schema`` has the source's names of the columns that will be read, or None when only reading can tell. ``names`` maps them to the
+    warehouse's. ``primary_key`` and ``cursor_field`` are source names.
+    """
+
+    binding: TableBinding
+    stream: Stream
+    load_mode: LoadMode
+    primary_key: tuple[str, ...]
+    cursor_field: str | None
+    schema: pa.Schema | None
+    names: dict[str, str]
+
+
+def resolve_binding(binding: TableBinding, stream: Stream) -> ResolvedBinding:
+    """``binding`` against ``stream``. Raises ConfigError (or NotFoundError for a column) that names the field, value and remedy."""
+    excluded = set(binding.excluded_columns)
+    primary_key = binding.primary_key
+    if primary_key is None:
+        primary_key = () if excluded & set(stream.primary_key) else stream.primary_key
+    cursor = _cursor(binding, stream)
+    mode = binding.load_mode or _default_mode(binding, primary_key, cursor)
+    if mode is LoadMode.REPLACE and binding.cursor_field is None:
+        cursor = None
+    where = f"stream {stream.name!r}"
+    if stream.schema is not None:
+        _check_columns(binding, stream, stream.schema, primary_key, where)
+        if cursor is not None:
+            _check_cursor(cursor, stream.schema, stream, where)
+    if mode is LoadMode.MERGE and not primary_key:
+        raise ConfigError(
+            f"{where}: load_mode merge needs a primary key, and the source names none.",
+            fix="Set primary_key to the columns that identify a row, or use load_mode append or replace.",
+        )
+    schema = None
+    if stream.schema is not None:
+        schema = pa.schema([f for f in stream.schema if f.name not in excluded])
+        if not len(schema):
+            raise ConfigError(f"{where}: every column is excluded.", fix="Leave at least one column in.")
+    return ResolvedBinding(
+        binding=binding,
+        stream=stream,
+        load_mode=mode,
+        primary_key=primary_key,
+        cursor_field=cursor,
+        schema=schema,
+        names=check_collisions(schema.names, what=where) if schema is not None else {},
+    )
+
+
+def _default_mode(binding: TableBinding, primary_key: tuple[str, ...], cursor: str | None) -> LoadMode:
+    if cursor and primary_key:
+        return LoadMode.MERGE
+    return LoadMode.APPEND if binding.cursor_field else LoadMode.REPLACE
+
+
+def _cursor(binding: TableBinding, stream: Stream) -> str | None:
+    if binding.cursor_field is not None:
+        return binding.cursor_field
+    return None if stream.cursor_field in binding.excluded_columns else stream.cursor_field
+
+
+def _check_columns(
+    binding: TableBinding, stream: Stream, schema: pa.Schema, primary_key: tuple[str, ...], where: str
+) -> None:
+    fields = {
+        "primary_key": primary_key,
+        "cursor_field": (binding.cursor_field,) if binding.cursor_field else (),
+        "excluded_columns": binding.excluded_columns,
+        "hashed_columns": binding.hashed_columns,
+    }
+    for name, columns in fields.items():
+        for column in columns:
+            if column not in schema.names:
+                raise NotFoundError(
+                    f"{where}: {name} names the column {column!r}, which the source does not have.",
+                    fix=nearest(column, schema.names),
+                )
+
+
+def _check_cursor(cursor: str, schema: pa.Schema, stream: Stream, where: str) -> None:
+    kind = schema.field(cursor).type
+    if not is_orderable(kind):
+        able = [f.name for f in schema if is_orderable(f.type)]
+        raise ConfigError(
+            f"{where}: cursor_field {cursor!r} is of type {type_name(kind)}, which has no order to follow.",
+            fix=f"Choose one of: {', '.join(able[:10])}." if able else "Use load_mode replace.",
+        )
+    if stream.cursor_fields and cursor not in stream.cursor_fields and cursor != stream.cursor_field:
+        raise ConfigError(
+            f"{where}: the source cannot be read incrementally by {cursor!r}.",
+            fix=f"Choose one of: {', '.join(stream.cursor_fields[:10])}.",
+        )

@@ -1,0 +1,255 @@
+"""Run one stream: state, plan, read, transform, stage, commit. Knows nothing of Dagster.
+
+`StreamRead` is what an asset returns: nothing has happened when it is made; `StreamRead.load` does all of it.
+"""
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from elt_dagster.destinations.base import Committed, Destination, Load
+from elt_dagster.engine.binding import resolve_binding
+from elt_dagster.engine.plan import RunContext, StreamPlan, plan_stream
+from elt_dagster.engine.prefetch import prefetched
+from elt_dagster.engine.transform import Transform
+from elt_dagster.errors import CancelledError, ContractError, EltError
+from elt_dagster.model import Batch, Checkpoint, LoadMode, RunMode, Stream, StreamResult, SyncSpec, TableBinding, Window
+from elt_dagster.model.run import SchemaChange
+from elt_dagster.sdk.arrow import split
+from elt_dagster.sdk.connector import Connector
+
+COMMIT_BYTES = 512 * 1024 * 1024
+COMMIT_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a load is: rows and Arrow bytes read so far, seconds since it began."""
+
+    stream: str
+    rows: int
+    bytes: int
+    seconds: float
+
+
+class Observer(Protocol):
+    """Told of progress after every batch; must return quickly."""
+
+    def __call__(self, progress: Progress) -> None: ...
+
+
+Lease = Callable[[], AbstractContextManager[int]]
+"""Opens the lease of a binding and yields its fence; leaving it gives the lease back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamRead:
+    """One stream of one run, not yet begun. Making it does no I/O; connections are opened by `load` and closed again."""
+
+    sync: SyncSpec
+    binding: TableBinding
+    binding_id: str
+    stream: Stream
+    open_source: Callable[[], Connector[Any]]
+    open_destination: Callable[[], Destination[Any]]
+    run_id: str
+    run_mode: RunMode = RunMode.INCREMENTAL
+    window: Window | None = None
+    salt: Callable[[], bytes] = bytes
+    lease: Lease = field(default=lambda: nullcontext(0))
+    commit_bytes: int = COMMIT_BYTES
+    commit_seconds: float = COMMIT_SECONDS
+
+    def load(self, observe: Observer | None = None, cancelled: Callable[[], bool] = lambda: False) -> StreamResult:
+        """Read the stream and load its table; rows and checkpoint are committed together.
+
+        Raises EltError. Whatever it raises, the table holds exactly what was committed before, and the state says so.
+        """
+        resolved = resolve_binding(self.binding, self.stream)
+        destination = self.open_destination()
+        with self.lease() as fence:
+            state = destination.state(self.sync.dataset, self.binding_id)
+            run = RunContext(
+                run_id=self.run_id,
+                load_id=uuid.uuid4().hex,
+                started_at=datetime.now(UTC),
+                mode=self.run_mode,
+                fence=fence,
+                window=self.window,
+            )
+            plan = plan_stream(self.sync, resolved, self.binding_id, state, run)
+            return _Pipeline(self, plan, destination, observe, cancelled).run()
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The transformed rows of a full read, without loading them anywhere: for previews and other people's IO managers."""
+        resolved = resolve_binding(self.binding, self.stream)
+        run = RunContext(run_id=self.run_id, load_id="", started_at=datetime.now(UTC), mode=self.run_mode)
+        plan = plan_stream(self.sync, resolved, self.binding_id, None, run)
+        transform = Transform(plan, self.salt())
+        source = self.open_source().read(plan.request)
+        try:
+            for batch in source:
+                yield transform(batch.data)
+        finally:
+            transform.close()
+            source.close()  # type: ignore[attr-defined]  # every read is a generator
+
+
+class _Pipeline:
+    """The moving parts of one `StreamRead.load`."""
+
+    def __init__(
+        self,
+        read: StreamRead,
+        plan: StreamPlan,
+        destination: Destination[Any],
+        observe: Observer | None,
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self.read, self.plan, self.destination = read, plan, destination
+        self.observe, self.cancelled = observe, cancelled
+        self.started = time.perf_counter()
+        self.warehouse_seconds = self.source_seconds = 0.0
+        self.rows = self.bytes = self.batches = self.commits = self.staged_bytes = 0
+        self.total = Committed()
+        self.changes: list[SchemaChange] = []
+        self.counts: Counter[str] = Counter()
+        self.checkpoint = plan.request.since
+        self.committed_at = self.started
+
+    def run(self) -> StreamResult:
+        transform = Transform(self.plan, self.read.salt() if self.plan.hashed else b"")
+        try:
+            with self._timed_begin() as load, prefetched(self._read) as batches:
+                for batch in self._timed(batches):
+                    self._stop_if_cancelled()
+                    self._take(batch, transform, load)
+                self._stop_if_cancelled()
+                self._finish(load)
+        finally:
+            transform.close()
+        return self._result()
+
+    def _read(self) -> Iterator[Batch]:
+        source = self.read.open_source()
+        try:
+            yield from source.read(self.plan.request)
+        except EltError:
+            raise
+        except Exception as error:
+            raise ContractError(
+                f"The connector {source.name} failed while reading {self.plan.request.stream.name!r} with {type(error).__name__}.",
+                fix="This is a bug in the connector; the cause is in the log.",
+            ) from error
+
+    def _timed_begin(self) -> Load:
+        start = time.perf_counter()
+        load = self.destination.begin(self.plan.load)
+        self.warehouse_seconds += time.perf_counter() - start
+        return load
+
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.source_seconds += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    def _take(self, batch: Batch, transform: Transform, load: Load) -> None:
+        self.counts.update(batch.counts)
+        for part in split(batch.data, 4 * self.plan.request.batch_bytes):
+            if not part.num_rows:
+                continue
+            ready = transform(part)
+            start = time.perf_counter()
+            load.stage(ready)
+            self.warehouse_seconds += time.perf_counter() - start
+            self.rows += part.num_rows
+            self.bytes += part.nbytes
+            self.staged_bytes += part.nbytes
+            self.batches += 1
+        if batch.checkpoint is not None:
+            self.checkpoint = batch.checkpoint
+            if self._is_commit_due():
+                self._commit(load)
+        if self.observe is not None:
+            stream = self.plan.request.stream.name
+            self.observe(Progress(stream, self.rows, self.bytes, time.perf_counter() - self.started))
+
+    def _is_commit_due(self) -> bool:
+        if self.plan.load.mode is LoadMode.REPLACE or not self.staged_bytes:
+            return False
+        waited = time.perf_counter() - self.committed_at
+        return self.staged_bytes >= self.read.commit_bytes or waited >= self.read.commit_seconds
+
+    def _finish(self, load: Load) -> None:
+        nothing_new = (
+            not self.staged_bytes and self.checkpoint == self.plan.before and self.plan.load.after_load is not None
+        )
+        if nothing_new and self.plan.load.mode is not LoadMode.REPLACE:
+            # Nothing to write: the warehouse's lock is not worth taking for an unchanged state row.
+            table = self.plan.load.table
+            self.total = Committed(table_rows=self.destination.count(table), columns=self.destination.columns(table))
+            return
+        if self.staged_bytes or not self.commits:
+            self._commit(load)
+
+    def _commit(self, load: Load) -> None:
+        start = time.perf_counter()
+        done = load.commit(self.checkpoint)
+        self.committed_at = time.perf_counter()
+        self.warehouse_seconds += self.committed_at - start
+        self.staged_bytes = 0
+        self.commits += 1
+        self.changes += done.schema_changes
+        self.total = Committed(
+            inserted=self.total.inserted + done.inserted,
+            updated=self.total.updated + done.updated,
+            deleted=self.total.deleted + done.deleted,
+            rejected=self.total.rejected + done.rejected,
+            table_rows=done.table_rows,
+            columns=done.columns,
+        )
+
+    def _stop_if_cancelled(self) -> None:
+        if self.cancelled():
+            raise CancelledError(
+                f"Stream {self.plan.request.stream.name!r} was cancelled after {self.rows} rows.",
+                fix="What was committed stays; the next run goes on from there.",
+            )
+
+    def _result(self) -> StreamResult:
+        load, done = self.plan.load, self.total
+        after: Checkpoint | None = self.checkpoint if self.checkpoint is not None else self.plan.before
+        return StreamResult(
+            stream=self.plan.request.stream.name,
+            table=str(load.table),
+            load_mode=load.mode,
+            run_mode=self.plan.mode,
+            rows_read=self.rows,
+            rows_inserted=done.inserted,
+            rows_updated=done.updated,
+            rows_deleted=done.deleted,
+            rows_rejected=done.rejected,
+            bytes_read=self.bytes,
+            table_rows=done.table_rows,
+            batches=self.batches,
+            commits=self.commits,
+            seconds_total=time.perf_counter() - self.started,
+            seconds_source=self.source_seconds,
+            seconds_warehouse=self.warehouse_seconds,
+            before=self.plan.before,
+            after=after,
+            columns=done.columns if done.columns is not None else load.columns,
+            schema_changes=tuple(self.changes),
+            counts=dict(self.counts),
+        )

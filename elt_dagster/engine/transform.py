@@ -1,0 +1,118 @@
+"""Between source and warehouse: exclude, hash, cast to canonical types, rename, stamp. Vectorised; no value becomes a Python object."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from elt_dagster.engine.plan import METADATA_COLUMNS, StreamPlan
+from elt_dagster.errors import ContractError, SourceError
+from elt_dagster.model.names import check_collisions
+from elt_dagster.model.types import canonical
+
+
+class Transform:
+    """Turns the source's batches of one stream into the warehouse's. Used by one thread; `close` it."""
+
+    def __init__(self, plan: StreamPlan, salt: bytes) -> None:
+        self._plan = plan
+        self._salt = salt
+        self._names = dict(plan.resolved.names)
+        self._excluded = frozenset(plan.resolved.binding.excluded_columns)
+        self._hasher: _Hasher | None = None
+
+    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """``batch`` with warehouse names and canonical types. Raises SourceError for a NULL in the primary key."""
+        self._check_keys(batch)
+        fields: list[pa.Field] = []
+        arrays: list[pa.Array] = []
+        names = self._names_of(batch.schema)
+        for index, field in enumerate(batch.schema):
+            if field.name in self._excluded:
+                continue
+            array = batch.column(index)
+            if field.name in self._plan.hashed:
+                array = self._hash(array)
+            elif (kind := canonical(field.type)) != field.type:
+                array = _cast(array, kind)
+            fields.append(field.with_name(names[field.name]).with_type(array.type))
+            arrays.append(array)
+        if self._plan.add_metadata:
+            fields += METADATA_COLUMNS
+            arrays += self._stamps(batch.num_rows)
+        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+
+    def close(self) -> None:
+        """Free what hashing needed."""
+        if self._hasher is not None:
+            self._hasher.close()
+
+    def _names_of(self, schema: pa.Schema) -> dict[str, str]:
+        unknown = [n for n in schema.names if n not in self._names and n not in self._excluded]
+        if unknown:  # the source has columns that were not there when the sync was written
+            stream = self._plan.resolved.stream.name
+            self._names = check_collisions([*self._names, *unknown], what=f"stream {stream!r}")
+        return self._names
+
+    def _check_keys(self, batch: pa.RecordBatch) -> None:
+        stream = self._plan.resolved.stream.name
+        for column in self._plan.resolved.primary_key:
+            index = batch.schema.get_field_index(column)
+            if index < 0:
+                raise ContractError(f"Stream {stream!r}: a batch lacks the primary key column {column!r}.")
+            if missing := batch.column(index).null_count:
+                raise SourceError(
+                    f"Stream {stream!r}: the primary key column {column!r} is NULL in {missing} of {batch.num_rows} rows.",
+                    fix="Set primary_key to columns that are never NULL, or load without one (load_mode append or replace).",
+                )
+
+    def _hash(self, array: pa.Array) -> pa.Array:
+        if self._hasher is None:
+            self._hasher = _Hasher(self._salt)
+        return self._hasher(array)
+
+    def _stamps(self, rows: int) -> list[pa.Array]:
+        run = self._plan.run
+        return [
+            pa.repeat(pa.scalar(run.started_at, METADATA_COLUMNS[0].type), rows),
+            pa.repeat(pa.scalar(run.run_id, METADATA_COLUMNS[1].type), rows),
+        ]
+
+
+class _Hasher:
+    """Salted SHA-256 in lower-case hex of a value's text form; NULL stays NULL. DuckDB computes it, for Arrow has no SHA."""
+
+    def __init__(self, salt: bytes) -> None:
+        import duckdb
+
+        self._salt = salt.hex()
+        self._duckdb = duckdb.connect(config={"threads": 1})
+
+    def __call__(self, array: pa.Array) -> pa.Array:
+        storage = array.storage if isinstance(array.type, pa.BaseExtensionType) else array
+        self._duckdb.register("v", pa.table({"v": storage}))
+        hashed = self._duckdb.execute("SELECT sha256(? || v::VARCHAR) FROM v", [self._salt]).to_arrow_table()
+        return _single(hashed)
+
+    def close(self) -> None:
+        self._duckdb.close()
+
+
+def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    if isinstance(kind, pa.BaseExtensionType):  # nested values become JSON text
+        return kind.wrap_array(_to_json(array)) if pa.types.is_nested(array.type) else array.cast(kind)
+    storage = array.storage if isinstance(array.type, pa.BaseExtensionType) else array
+    return pc.cast(storage, kind)
+
+
+def _to_json(array: pa.Array) -> pa.Array:
+    import duckdb
+
+    with duckdb.connect(config={"threads": 1}) as connection:
+        connection.register("v", pa.table({"v": array}))
+        return _single(connection.execute("SELECT to_json(v)::VARCHAR FROM v").to_arrow_table())
+
+
+def _single(table: pa.Table) -> pa.Array:
+    """The only column of ``table`` as one string array."""
+    return pa.concat_arrays(
+        [chunk.cast(pa.string()) for chunk in table.column(0).chunks] or [pa.array([], pa.string())]
+    )
