@@ -89,7 +89,7 @@ class _Hasher:
     def __call__(self, array: pa.Array) -> pa.Array:
         storage = array.storage if isinstance(array.type, pa.BaseExtensionType) else array
         self._duckdb.register("v", pa.table({"v": storage}))
-        hashed = self._duckdb.execute("SELECT sha256(? || v::VARCHAR) FROM v", [self._salt]).to_arrow_table()
+        hashed = self._duckdb.sql("SELECT sha256(? || v::VARCHAR) FROM v", params=[self._salt]).to_arrow_table()
         return _single(hashed)
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ def _to_json(array: pa.Array) -> pa.Array:
 
     with duckdb.connect(config={"threads": 1}) as connection:
         connection.register("v", pa.table({"v": array}))
-        return _single(connection.execute("SELECT to_json(v)::VARCHAR FROM v").to_arrow_table())
+        return _single(connection.sql("SELECT to_json(v)::VARCHAR FROM v").to_arrow_table())
 
 
 def _single(table: pa.Table) -> pa.Array:

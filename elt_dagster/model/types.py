@@ -150,7 +150,8 @@ def schema_from_json(rows: list[dict[str, str | bool]]) -> pa.Schema:
 
 def column(name: str, kind: pa.DataType, *, nullable: bool = True, description: str = "") -> pa.Field:
     """An Arrow field whose description travels in its metadata, to become a column comment."""
-    return pa.field(name, kind, nullable, {"description": description} if description else None)
+    # Arrow refuses a null column that is not nullable
+    return pa.field(name, kind, nullable or kind == pa.null(), {"description": description} if description else None)
 
 
 def description_of(field: pa.Field) -> str:

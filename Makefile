@@ -1,0 +1,53 @@
+# `make run` and `make test` are all a fresh machine needs; both set up what is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+PORT ?= 3000
+WORKERS ?= 2
+
+.PHONY: help setup run test check format bench docs servers clean
+help:
+	@echo "make run     sync a public data set into DuckDB, then serve the Dagster UI"
+	@echo "make test    checks and tests, with a real PostgreSQL"
+	@echo "make check   format, lint, types, layers"
+	@echo "make bench   speed and memory, as ratios in one run"
+	@echo "make docs    regenerate docs/ from the code"
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "elt_dagster needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "Python's venv module is missing: install it (Debian: apt-get install python3-venv)."; exit 1; }
+	@echo "Installing into .venv (a few minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,example,test]'
+	@touch $@
+
+servers: $(READY)
+	@sh scripts/postgres.sh
+
+run: $(READY)
+	@$(BIN)/python -m examples.run --port $(PORT)
+
+# The full check comes first, for it fails fastest.
+test: check servers
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
+
+check: $(READY)
+	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted; run: make format"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/pyright --level error > .venv/pyright.log 2>&1 || { cat .venv/pyright.log; exit 1; }
+	@$(BIN)/lint-imports --no-cache > .venv/imports.log 2>&1 || { cat .venv/imports.log; exit 1; }
+
+format: $(READY)
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+bench: servers
+	@$(BIN)/python -m benchmarks
+
+docs: $(READY)
+	@$(BIN)/python -m scripts.docs
+
+clean:
+	rm -rf .venv .run build dist *.egg-info
