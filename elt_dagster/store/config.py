@@ -1,0 +1,115 @@
+"""A connection's configuration on its way in (secrets sealed, masks filled) and on its way out (opened, or masked).
+
+A *secret field* is a name (``password``) or a dotted path (``auth.token``); lists on the way do not count. Everything below a secret
+field is secret, each value sealed by itself. Whoever reads a connection and writes it back may send what it got: a mask or
+a sealed value stands for the stored secret.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from elt_dagster.errors import ConfigError
+from elt_dagster.model.secret import MASK, is_reference
+from elt_dagster.store.seal import SEALED, Keys, SealedToken
+
+_NOTHING = object()
+
+
+def seal_config(
+    config: Mapping[str, Any], stored: Mapping[str, Any], secret_fields: frozenset[str], keys: Keys, *, what: str
+) -> dict[str, Any]:
+    """``config`` as it may be kept, given what is ``stored`` now; unchanged secrets keep their token.
+
+    Raises ConfigError for a mask or a sealed value where the store has no such secret.
+    """
+
+    def walk(value: Any, kept: Any, path: str, secret: bool) -> Any:
+        if _is_sealed(value):
+            return kept if value == kept else _refuse_sealed(what, path)
+        if secret and value == MASK:
+            return kept if kept is not _NOTHING else _refuse_mask(what, path)
+        if is_reference(value):
+            return value
+        if isinstance(value, Mapping):
+            return {k: walk(v, _below(kept, k), _join(path, k), secret or _join(path, k) in secret_fields)
+                    for k, v in value.items()}  # fmt: skip
+        if isinstance(value, list):
+            # in a list that grew or shrank, nobody can tell which secret a mask stands for
+            same = kept if isinstance(kept, list) and len(kept) == len(value) else [_NOTHING] * len(value)
+            return [walk(v, k, path, secret) for v, k in zip(value, same, strict=True)]
+        if not secret or value is None:
+            return value
+        return kept if _is_sealed(kept) and _holds(kept, value, keys) else keys.seal(value)
+
+    return {k: walk(v, stored.get(k, _NOTHING), k, k in secret_fields) for k, v in config.items()}
+
+
+def open_sealed(config: Any, keys: Keys, *, what: str) -> Any:
+    """``config`` with every sealed value opened. Raises ConfigError naming ``what`` and the path when no key fits."""
+    return _map_sealed(config, lambda token, path: keys.open(token, what=f"the secret {path!r} of {what}"))
+
+
+def mask_sealed(config: Any) -> Any:
+    """``config`` with `MASK` for every sealed value."""
+    return _map_sealed(config, lambda _token, _path: MASK)
+
+
+def hide_tokens(config: Any) -> Any:
+    """``config``, fresh from JSON, with tokens that do not show in reprs."""
+    return _map_sealed(config, lambda token, _path: {SEALED: SealedToken(token)})
+
+
+def reseal_config(config: Any, keys: Keys, *, what: str) -> tuple[Any, int]:
+    """``config`` with every secret under the first key, and how many were not."""
+    changed = 0
+
+    def again(token: str, path: str) -> Any:
+        nonlocal changed
+        name = f"the secret {path!r} of {what}"
+        if keys.is_latest(token, what=name):
+            return {SEALED: SealedToken(token)}
+        changed += 1
+        return keys.seal(keys.open(token, what=name))
+
+    return _map_sealed(config, again), changed
+
+
+def _map_sealed(value: Any, change: Callable[[str, str], Any], path: str = "") -> Any:
+    if _is_sealed(value):
+        return change(value[SEALED], path)
+    if isinstance(value, Mapping):
+        return {k: _map_sealed(v, change, _join(path, k)) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_map_sealed(v, change, path) for v in value]
+    return value
+
+
+def _is_sealed(value: object) -> bool:
+    return isinstance(value, Mapping) and len(value) == 1 and isinstance(value.get(SEALED), str)
+
+
+def _holds(sealed: Mapping[str, str], value: Any, keys: Keys) -> bool:
+    try:
+        # the type counts: 1 and True are equal in Python and differ in JSON
+        stored = keys.open(sealed[SEALED], what="the stored secret")
+        return type(stored) is type(value) and bool(stored == value)
+    except ConfigError:
+        return False  # its key is lost; the new value takes its place
+
+
+def _below(stored: Any, key: str) -> Any:
+    return stored.get(key, _NOTHING) if isinstance(stored, Mapping) else _NOTHING
+
+
+def _join(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _refuse_sealed(what: str, path: str) -> NoReturn:
+    raise ConfigError(
+        f"{what}: {path} is a sealed value that is not the stored one.", fix="Send the secret itself, or a reference."
+    )
+
+
+def _refuse_mask(what: str, path: str) -> NoReturn:
+    raise ConfigError(f"{what}: {path} is the mask {MASK}, but no secret is stored.", fix="Send the secret itself.")

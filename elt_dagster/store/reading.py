@@ -1,0 +1,100 @@
+"""What a connection to the database can read of one workspace."""
+
+from collections import defaultdict
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from elt_dagster.errors import ConfigError, NotFoundError, nearest
+from elt_dagster.store.records import (
+    AnySync,
+    BrokenSync,
+    StoredConnection,
+    StoredSync,
+    Workspace,
+    connection_from_row,
+    sync_from_rows,
+)
+from elt_dagster.store.schema import bindings, connections, syncs, workspaces
+
+
+def find_workspace(conn: Connection, name: str, *, lock: bool = False) -> Workspace:
+    """The workspace called ``name``; ``lock`` makes every other writer of it wait. Raises NotFoundError."""
+    wanted = sa.select(workspaces).where(workspaces.c.name == name)
+    row = conn.execute(wanted.with_for_update() if lock else wanted).one_or_none()
+    if row is None:
+        known = list(conn.scalars(sa.select(workspaces.c.name)))
+        raise NotFoundError(f"There is no workspace {name!r}.", fix=nearest(name, known))
+    return Workspace(row.id, row.name, row.revision, row.created_at)
+
+
+class Reader:
+    """Reads of one workspace through one connection: they all see the same state."""
+
+    def __init__(self, conn: Connection, workspace: Workspace) -> None:
+        self._conn = conn
+        self._workspace = workspace
+
+    def connections(self) -> tuple[StoredConnection, ...]:
+        """All connections, by name."""
+        rows = self._conn.execute(sa.select(connections).where(self._mine(connections)))
+        # sorted here, for databases disagree about the order of text
+        return tuple(sorted((connection_from_row(r) for r in rows), key=lambda c: c.spec.name))
+
+    def connection(self, name: str) -> StoredConnection:
+        """The connection called ``name``. Raises NotFoundError with the nearest match."""
+        row = self._one(connections, connections.c.name == name)
+        if row is None:
+            raise NotFoundError(f"There is no connection {name!r}.", fix=nearest(name, self._names(connections.c.name)))
+        return connection_from_row(row)
+
+    def connection_by_id(self, connection_id: str) -> StoredConnection:
+        """The connection with that id, if it is in this workspace. Raises NotFoundError."""
+        row = self._one(connections, connections.c.id == connection_id)
+        if row is None:
+            raise NotFoundError(f"There is no connection with the id {connection_id!r}.")
+        return connection_from_row(row)
+
+    def syncs(self) -> tuple[AnySync, ...]:
+        """All syncs, broken ones among them, by slug; two queries whatever their number."""
+        rows = self._conn.execute(sa.select(syncs).where(self._mine(syncs))).all()
+        parts: dict[str, list[Row[Any]]] = defaultdict(list)
+        wanted = sa.select(bindings).join(syncs).where(self._mine(syncs)).order_by(bindings.c.position)
+        for binding in self._conn.execute(wanted):
+            parts[binding.sync_id].append(binding)
+        return tuple(sync_from_rows(r, parts[r.id]) for r in sorted(rows, key=lambda r: r.slug))
+
+    def sync(self, slug: str) -> StoredSync:
+        """The sync with that slug. Raises NotFoundError with the nearest match; ConfigError when its row is broken."""
+        row = self._one(syncs, syncs.c.slug == slug)
+        if row is None:
+            raise NotFoundError(f"There is no sync {slug!r}.", fix=nearest(slug, self._names(syncs.c.slug)))
+        return self._whole(row)
+
+    def sync_by_id(self, sync_id: str) -> StoredSync:
+        """The sync with that id, if it is in this workspace. Raises NotFoundError; ConfigError when its row is broken."""
+        row = self._one(syncs, syncs.c.id == sync_id)
+        if row is None:
+            raise NotFoundError(f"There is no sync with the id {sync_id!r}.")
+        return self._whole(row)
+
+    def _whole(self, row: Row[Any]) -> StoredSync:
+        sync = sync_from_rows(row, self._bindings(row.id))
+        if isinstance(sync, BrokenSync):
+            raise ConfigError(sync.error)
+        return sync
+
+    def _bindings(self, sync_id: str) -> list[Row[Any]]:
+        wanted = sa.select(bindings).where(bindings.c.sync_id == sync_id).order_by(bindings.c.position)
+        return list(self._conn.execute(wanted))
+
+    def _one(self, table: sa.Table, which: sa.ColumnElement[bool]) -> Row[Any] | None:
+        return self._conn.execute(sa.select(table).where(self._mine(table), which)).one_or_none()
+
+    def _names(self, column: sa.Column[Any]) -> list[str]:
+        return list(self._conn.scalars(sa.select(column).where(self._mine(column.table))))
+
+    def _mine(self, table: Any) -> sa.ColumnElement[bool]:
+        mine: sa.ColumnElement[bool] = table.c.workspace_id == self._workspace.id
+        return mine

@@ -1,0 +1,164 @@
+"""What the store hands out, and how rows become that.
+
+A sync whose row no longer makes sense (written by another version, or damaged) is a `BrokenSync` beside the good ones: one broken
+sync is one broken asset, and never a code location that does not load.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy.engine import Row
+
+from elt_dagster.errors import ConfigError, EltError
+from elt_dagster.model import ConnectionSpec, Stream, SyncSpec, TableBinding
+from elt_dagster.store.config import hide_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """What an API key belongs to; nothing in one workspace sees another. ``revision`` moves with every change in it."""
+
+    id: str
+    name: str
+    revision: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredConnection:
+    """A connection with its literal secrets still sealed: `Store.open_config` opens them, `Store.masked_config` hides them.
+
+    ``error`` says why a damaged row cannot be used; its spec then has an empty config.
+    """
+
+    id: str
+    spec: ConnectionSpec
+    created_at: datetime
+    updated_at: datetime
+    revision: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSync:
+    """A configured sync. ``streams`` and ``binding_ids`` have one entry per binding of ``spec``, by stream name.
+
+    ``revision`` is the workspace's revision that its last change made. ``error`` is always None: see `BrokenSync`.
+    """
+
+    id: str
+    spec: SyncSpec
+    streams: dict[str, Stream] = field(repr=False)
+    """Each stream as the source described it when the sync was written."""
+    binding_ids: dict[str, str]
+    created_at: datetime
+    updated_at: datetime
+    revision: int
+    error: None = None
+
+    @property
+    def slug(self) -> str:
+        """The sync's short name, as in `BrokenSync`."""
+        return self.spec.slug
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenSync:
+    """A sync whose stored row cannot be understood; ``error`` says what is wrong with it. Writing or deleting it still works."""
+
+    id: str
+    slug: str
+    error: str
+    created_at: datetime
+    updated_at: datetime
+    revision: int
+
+
+AnySync = StoredSync | BrokenSync
+"""What a listing holds; tell them apart with ``isinstance`` or by ``error``."""
+
+
+def connection_from_row(row: Row[Any]) -> StoredConnection:
+    """The connection in a row of ``elt_connections``."""
+    config: dict[str, Any] = {}
+    try:
+        config = hide_tokens(_mapping(row.config))
+        spec, error = ConnectionSpec(name=row.name, connector=row.connector, config=config), None
+    except (ValueError, TypeError) as problem:
+        spec = ConnectionSpec.model_construct(name=row.name, connector=row.connector, config={})
+        error = f"The stored connection {row.name!r} cannot be read: {_reason(problem)}. Write it again."
+    return StoredConnection(row.id, spec, row.created_at, row.updated_at, row.revision, error)
+
+
+def sync_from_rows(row: Row[Any], bindings: Iterable[Row[Any]]) -> AnySync:
+    """The sync in a row of ``elt_syncs`` and its rows of ``elt_bindings``, in order."""
+    try:
+        rows = list(bindings)
+        parts = {**_mapping(row.spec), "streams": [json.loads(b.spec) for b in rows]}
+        spec = SyncSpec.model_validate(parts)
+        streams = {b.stream: Stream.from_json(_mapping(b.discovered)) for b in rows}
+        ids = {b.stream: b.id for b in rows}
+        if spec.slug != row.slug or [b.name for b in spec.streams] != list(ids):
+            raise ConfigError("its names contradict each other")
+    except (ValueError, TypeError, KeyError, AttributeError, EltError) as problem:
+        error = f"The stored sync {row.slug!r} cannot be read: {_reason(problem)}. Write it again."
+        return BrokenSync(row.id, row.slug, error, row.created_at, row.updated_at, row.revision)
+    return StoredSync(row.id, spec, streams, ids, row.created_at, row.updated_at, row.revision)
+
+
+def config_text(spec: ConnectionSpec) -> dict[str, Any]:
+    """The configuration as plain JSON data. Raises ConfigError when it holds what JSON cannot."""
+    config: dict[str, Any] = _plain(spec, f"connection {spec.name!r}")["config"]
+    return config
+
+
+def sync_text(spec: SyncSpec) -> str:
+    """The sync without its streams, as kept."""
+    data = _plain(spec, f"sync {spec.slug!r}")
+    del data["streams"]
+    return json.dumps(data)
+
+
+def binding_text(binding: TableBinding) -> str:
+    """The binding, as kept."""
+    return json.dumps(_plain(binding, f"stream {binding.name!r}"))
+
+
+def same_json(stored: str, new: str) -> bool:
+    """Whether two JSON texts say the same; the order of keys does not count, the types of values do."""
+    try:
+        return stored == new or json.dumps(json.loads(stored), sort_keys=True) == json.dumps(
+            json.loads(new), sort_keys=True
+        )
+    except ValueError:
+        return False
+
+
+def _plain(part: ConnectionSpec | SyncSpec | TableBinding, what: str) -> dict[str, Any]:
+    try:
+        return part.model_dump(mode="json", by_alias=True)
+    except ValueError:
+        # the message of pydantic would show the value
+        raise ConfigError(
+            f"The settings of {what} hold a value that JSON cannot.", fix="Use text, numbers, lists, maps."
+        ) from None
+
+
+def _mapping(text: str) -> Mapping[str, Any]:
+    data = json.loads(text)
+    if not isinstance(data, dict):
+        raise ValueError("it is not a JSON object")
+    return data
+
+
+def _reason(problem: Exception) -> str:
+    if isinstance(problem, ValidationError):
+        found = problem.errors(include_input=False, include_url=False, include_context=False)
+        return "; ".join(f"{'.'.join(str(p) for p in e['loc']) or 'it'}: {e['msg']}" for e in found[:3])
+    if isinstance(problem, json.JSONDecodeError):
+        return f"it is not JSON ({problem.msg}, character {problem.pos})"
+    return str(problem) if isinstance(problem, EltError | ValueError) else f"{type(problem).__name__} in its JSON"

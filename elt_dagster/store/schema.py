@@ -1,0 +1,148 @@
+"""The store's tables. What a table looks like is written here once; `migrations` builds it, and a test compares the two.
+
+Names carry the prefix ``elt_``, and Alembic's bookkeeping is in ``elt_version``: the store may live in the database that Dagster
+itself uses, and must not meet its ``alembic_version``. JSON is kept as text, so that one damaged row is found when that row is
+read, and not by the driver in the middle of a listing.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+HEAD = "0001"
+"""The newest migration. Revisions are numbers of four digits, so that newer and older can be told apart without the scripts."""
+VERSION_TABLE = "elt_version"
+DEFAULT_WORKSPACE = "default"
+
+
+class UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """A moment in UTC, aware in Python; SQLite keeps it without its zone."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.astimezone(UTC) if value is not None else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+class database_now(FunctionElement[float]):  # noqa: N801 - reads as the SQL function it is
+    """Seconds since 1970 by the database's clock, the only one all processes share."""
+
+    type = sa.Double()
+    inherit_cache = True
+
+
+@compiles(database_now, "sqlite")
+def _sqlite_now(element: Any, compiler: Any, **_: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(database_now, "postgresql")
+def _postgres_now(element: Any, compiler: Any, **_: Any) -> str:
+    # now() would be the start of the transaction, before it waited for a lock
+    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+
+
+metadata = sa.MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+
+def _id() -> sa.Column[str]:
+    return sa.Column("id", sa.String(36), primary_key=True)
+
+
+def _belongs_to(table: str, column: str, **options: Any) -> sa.Column[str]:
+    return sa.Column(column, sa.String(36), sa.ForeignKey(f"{table}.id", **options), nullable=False)
+
+
+def _history() -> tuple[sa.Column[Any], ...]:
+    return (
+        sa.Column("created_at", UtcDateTime, nullable=False),
+        sa.Column("updated_at", UtcDateTime, nullable=False),
+        # the workspace's revision that the row's last change made
+        sa.Column("revision", sa.BigInteger, nullable=False),
+    )
+
+
+workspaces = sa.Table(
+    "elt_workspaces",
+    metadata,
+    _id(),
+    sa.Column("name", sa.String(255), nullable=False, unique=True),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    # sealed; made when the first hashed column needs it
+    sa.Column("salt", sa.Text),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+connections = sa.Table(
+    "elt_connections",
+    metadata,
+    _id(),
+    _belongs_to("elt_workspaces", "workspace_id"),
+    sa.Column("name", sa.String(63), nullable=False),
+    sa.Column("connector", sa.String(255), nullable=False),
+    sa.Column("config", sa.Text, nullable=False),
+    *_history(),
+    sa.UniqueConstraint("workspace_id", "name"),
+)
+
+syncs = sa.Table(
+    "elt_syncs",
+    metadata,
+    _id(),
+    _belongs_to("elt_workspaces", "workspace_id"),
+    sa.Column("slug", sa.String(63), nullable=False),
+    _belongs_to("elt_connections", "connection_id"),
+    _belongs_to("elt_connections", "destination_id"),
+    sa.Column("dataset", sa.String(63), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    # the SyncSpec without its streams
+    sa.Column("spec", sa.Text, nullable=False),
+    *_history(),
+    sa.UniqueConstraint("workspace_id", "slug"),
+    sa.Index(None, "connection_id"),
+    sa.Index(None, "destination_id", "dataset"),
+)
+
+bindings = sa.Table(
+    "elt_bindings",
+    metadata,
+    _id(),
+    _belongs_to("elt_syncs", "sync_id", ondelete="CASCADE"),
+    sa.Column("stream", sa.Text, nullable=False),
+    sa.Column("table_name", sa.String(63), nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    # the TableBinding
+    sa.Column("spec", sa.Text, nullable=False),
+    # the Stream as the source described it
+    sa.Column("discovered", sa.Text, nullable=False),
+    sa.UniqueConstraint("sync_id", "stream"),
+)
+
+leases = sa.Table(
+    "elt_leases",
+    metadata,
+    # no foreign key: a sync that stands in a defs.yaml has bindings, and leases, but no rows
+    sa.Column("binding_id", sa.String(255), primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    # seconds since 1970 by the database's clock; 0 when released
+    sa.Column("expires_at", sa.Double, nullable=False),
+)

@@ -1,0 +1,191 @@
+"""Writing one workspace: everything in a transaction happens, or nothing; writers of a workspace come one after the other."""
+
+import json
+import uuid
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from elt_dagster.errors import ConflictError, ContractError, NotFoundError, nearest
+from elt_dagster.model import ConnectionSpec, Stream, SyncSpec, SyncStatus, TableBinding
+from elt_dagster.store.config import seal_config
+from elt_dagster.store.reading import Reader
+from elt_dagster.store.records import (
+    StoredConnection,
+    StoredSync,
+    Workspace,
+    binding_text,
+    config_text,
+    connection_from_row,
+    same_json,
+    sync_text,
+)
+from elt_dagster.store.schema import bindings, connections, leases, syncs, workspaces
+from elt_dagster.store.seal import Keys
+
+
+class Transaction(Reader):
+    """Reads and writes of one workspace. Made by `Store.transaction`, and valid inside its ``with`` block only."""
+
+    def __init__(self, conn: Connection, workspace: Workspace, keys: Keys) -> None:
+        super().__init__(conn, workspace)
+        self._keys = keys
+        self._changed = False
+        self._now = datetime.now(UTC)
+        self._connection_ids: dict[str, str] | None = None
+
+    def put_connection(self, spec: ConnectionSpec, secret_fields: frozenset[str] = frozenset()) -> StoredConnection:
+        """Make or change the connection of that name. Literals of secret fields are sealed (`elt_dagster.store.config`).
+
+        Nothing changes when it is equal to what is stored. Raises ConfigError for a mask without a stored secret, or a missing key.
+        """
+        row = self._one(connections, connections.c.name == spec.name)
+        stored = connection_from_row(row).spec.config if row is not None else {}
+        what = f"connection {spec.name!r}"
+        config = json.dumps(seal_config(config_text(spec), stored, secret_fields, self._keys, what=what))
+        values = {"connector": spec.connector, "config": config}
+        if row is None:
+            self._insert(connections, {"name": spec.name, **values})
+            self._connection_ids = None
+        elif row.connector != spec.connector or not same_json(row.config, config):
+            self._update(connections, row.id, values)
+        return self.connection(spec.name)
+
+    def put_sync(self, spec: SyncSpec, streams: Mapping[str, Stream]) -> StoredSync:
+        """Make or change the sync of that slug; bindings keep their ids as long as their stream stays selected.
+
+        ``streams`` has the discovered `Stream` of each binding. Nothing changes when all of it is equal to what is stored.
+        Raises NotFoundError for an unknown connection; ConflictError, with the other sync's id, when another sync loads one of the tables.
+        """
+        missing = [b.name for b in spec.streams if b.name not in streams]
+        if missing:
+            raise ContractError(f"Sync {spec.slug!r}: no discovered stream was given for {missing[0]!r}.")
+        values = {
+            "connection_id": self._connection_id(spec.connection, spec.slug),
+            "destination_id": self._connection_id(spec.destination, spec.slug),
+            "dataset": spec.dataset,
+            "status": spec.status.value,
+            "spec": sync_text(spec),
+        }
+        row = self._one(syncs, syncs.c.slug == spec.slug)
+        self._refuse_taken_tables(spec, values["destination_id"], row.id if row else None)
+        sync_id = row.id if row else self._insert(syncs, {"slug": spec.slug, **values})
+        parts_changed = self._put_bindings(sync_id, spec.streams, streams)
+        if row and (parts_changed or not _same_sync(row, values)):
+            self._update(syncs, sync_id, values)
+        return self.sync(spec.slug)
+
+    def delete_sync(self, slug: str) -> None:
+        """Remove the sync, its bindings and their leases; the tables in the warehouse stay. Raises NotFoundError."""
+        row = self._one(syncs, syncs.c.slug == slug)
+        if row is None:
+            raise NotFoundError(f"There is no sync {slug!r}.", fix=nearest(slug, self._names(syncs.c.slug)))
+        self._delete_bindings([b.id for b in self._bindings(row.id)])
+        self._conn.execute(sa.delete(syncs).where(syncs.c.id == row.id))
+        self._changed = True
+
+    def delete_connection(self, name: str) -> None:
+        """Remove the connection. Raises NotFoundError; ConflictError, naming them, while syncs use it."""
+        found = self.connection(name)
+        uses = (syncs.c.connection_id == found.id) | (syncs.c.destination_id == found.id)
+        rows = self._conn.execute(sa.select(syncs.c.id, syncs.c.slug).where(uses).order_by(syncs.c.slug)).all()
+        if rows:
+            slugs = ", ".join(r.slug for r in rows[:10]) + (f" and {len(rows) - 10} more" if len(rows) > 10 else "")
+            raise ConflictError(
+                f"The connection {name!r} is used by: {slugs}.", fix="Delete or change them first.", with_id=rows[0].id
+            )
+        self._conn.execute(sa.delete(connections).where(connections.c.id == found.id))
+        self._connection_ids = None
+        self._changed = True
+
+    def finish(self) -> None:
+        """Move the workspace's revision, once, if anything changed. `Store.transaction` calls this."""
+        if self._changed:
+            mine = workspaces.c.id == self._workspace.id
+            self._conn.execute(sa.update(workspaces).where(mine).values(revision=self._revision))
+
+    @property
+    def _revision(self) -> int:
+        return self._workspace.revision + 1
+
+    def _connection_id(self, name: str, slug: str) -> str:
+        if self._connection_ids is None:
+            rows = self._conn.execute(sa.select(connections.c.name, connections.c.id).where(self._mine(connections)))
+            self._connection_ids = {r.name: r.id for r in rows}
+        if name not in self._connection_ids:
+            known = list(self._connection_ids)
+            raise NotFoundError(
+                f"Sync {slug!r} uses the connection {name!r}, which does not exist.", fix=nearest(name, known)
+            )
+        return self._connection_ids[name]
+
+    def _refuse_taken_tables(self, spec: SyncSpec, destination_id: str, sync_id: str | None) -> None:
+        if spec.status is SyncStatus.ARCHIVED:
+            return
+        wanted = (
+            sa.select(syncs.c.id, syncs.c.slug, bindings.c.table_name)
+            .join_from(bindings, syncs)
+            .where(syncs.c.destination_id == destination_id, syncs.c.dataset == spec.dataset)
+            .where(syncs.c.status != SyncStatus.ARCHIVED.value, syncs.c.id != (sync_id or ""))
+        )
+        mine = {b.table_name for b in spec.streams}
+        for other in self._conn.execute(wanted):
+            if other.table_name in mine:
+                raise ConflictError(
+                    f"Sync {spec.slug!r} would load the table {spec.dataset}.{other.table_name}, which sync {other.slug!r} loads.",
+                    fix="Give one of them another `schema` or `table`.",
+                    with_id=other.id,
+                )
+
+    def _put_bindings(self, sync_id: str, wanted: Iterable[TableBinding], streams: Mapping[str, Stream]) -> bool:
+        stored = {row.stream: row for row in self._bindings(sync_id)}
+        new: list[dict[str, Any]] = []
+        changed = False
+        for position, binding in enumerate(wanted):
+            values = {
+                "table_name": binding.table_name,
+                "position": position,
+                "spec": binding_text(binding),
+                "discovered": json.dumps(streams[binding.name].to_json()),
+            }
+            row = stored.pop(binding.name, None)
+            if row is None:
+                new.append({"id": str(uuid.uuid4()), "sync_id": sync_id, "stream": binding.name, **values})
+            elif not _same_binding(row, values):
+                self._conn.execute(sa.update(bindings).where(bindings.c.id == row.id).values(values))
+                changed = True
+        self._delete_bindings([row.id for row in stored.values()])
+        if new:
+            self._conn.execute(sa.insert(bindings), new)
+        return changed or bool(new) or bool(stored)
+
+    def _delete_bindings(self, ids: list[str]) -> None:
+        if ids:
+            # a run that still loads them loses its lease with its next heartbeat
+            self._conn.execute(sa.delete(leases).where(leases.c.binding_id.in_(ids)))
+            self._conn.execute(sa.delete(bindings).where(bindings.c.id.in_(ids)))
+
+    def _insert(self, table: sa.Table, values: dict[str, Any]) -> str:
+        row_id = str(uuid.uuid4())
+        owner = {"id": row_id, "workspace_id": self._workspace.id, "created_at": self._now}
+        self._conn.execute(sa.insert(table).values(**owner, updated_at=self._now, revision=self._revision, **values))
+        self._changed = True
+        return row_id
+
+    def _update(self, table: sa.Table, row_id: str, values: dict[str, Any]) -> None:
+        moved = {"updated_at": self._now, "revision": self._revision}
+        self._conn.execute(sa.update(table).where(table.c.id == row_id).values(**moved, **values))
+        self._changed = True
+
+
+def _same_sync(row: Row[Any], values: Mapping[str, Any]) -> bool:
+    plain = ("connection_id", "destination_id", "dataset", "status")
+    return all(row._mapping[k] == values[k] for k in plain) and same_json(row.spec, values["spec"])
+
+
+def _same_binding(row: Row[Any], values: Mapping[str, Any]) -> bool:
+    plain = row.table_name == values["table_name"] and row.position == values["position"]
+    return plain and same_json(row.spec, values["spec"]) and same_json(row.discovered, values["discovered"])
