@@ -7,6 +7,7 @@ Warehouses are the modules of ``elt_dagster.destinations`` and the entry-point g
 
 import ast
 import os
+import re
 import sys
 from functools import cache
 from importlib import import_module
@@ -25,7 +26,8 @@ CONNECTORS = "elt_dagster.connectors"
 DESTINATIONS = "elt_dagster.destinations"
 FOLDER_VARIABLE = "ELT_DAGSTER_CONNECTORS"
 _FOLDER_PACKAGE = "elt_dagster_connectors_folder"
-_NOT_WAREHOUSES = {"base", "sql", "files", "state"}
+_SETS_DESTINATION = re.compile(r"^destination[^
+=]*=", re.MULTILINE)
 
 
 def connector_names() -> list[str]:
@@ -99,10 +101,15 @@ def _destination_modules() -> dict[str, str]:
     found = {
         m.name: f"{DESTINATIONS}.{m.name}"
         for m in iter_modules(package.__path__)
-        if m.name[0] != "_" and m.name not in _NOT_WAREHOUSES
+        if _is_warehouse(Path(package.__path__[0], f"{m.name}.py"))
     }
     _add_entry_points(found, DESTINATIONS, "warehouse")
     return found
+
+
+def _is_warehouse(file: Path) -> bool:
+    """Whether a module of ours sets ``destination``: its neighbours are what several warehouses share."""
+    return file.exists() and _SETS_DESTINATION.search(file.read_text()) is not None
 
 
 def _add_entry_points(found: dict[str, str], group: str, what: str) -> None:
