@@ -26,8 +26,7 @@ CONNECTORS = "elt_dagster.connectors"
 DESTINATIONS = "elt_dagster.destinations"
 FOLDER_VARIABLE = "ELT_DAGSTER_CONNECTORS"
 _FOLDER_PACKAGE = "elt_dagster_connectors_folder"
-_SETS_DESTINATION = re.compile(r"^destination[^
-=]*=", re.MULTILINE)
+_SETS_DESTINATION = re.compile(r"^destination\b[^\n=]*=", re.MULTILINE)
 
 
 def connector_names() -> list[str]:
