@@ -4,6 +4,7 @@ from elt_dagster.errors import (
     AuthError,
     ConfigError,
     ContractError,
+    EltError,
     NotFoundError,
     SourceError,
     TransientError,
@@ -21,26 +22,41 @@ from elt_dagster.model import (
     Window,
     cursor_text,
 )
+from elt_dagster.model.types import JSON, TIMESTAMP, TIMESTAMP_UTC, UUID
 from elt_dagster.sdk.arrow import canonical_schema, highest, null_rows, split, text_column
 from elt_dagster.sdk.connector import Config, Connector, Runtime
+from elt_dagster.sdk.csv import CsvDecoder
+from elt_dagster.sdk.sql import Column, Query, SqlConnector, SqlSession, SqlSettings, Table
 
 __all__ = [
+    "JSON",
+    "TIMESTAMP",
+    "TIMESTAMP_UTC",
+    "UUID",
     "AuthError",
     "Batch",
     "Catalog",
     "CheckResult",
     "Checkpoint",
+    "Column",
     "Config",
     "ConfigError",
     "Connector",
     "ContractError",
+    "CsvDecoder",
     "CursorValue",
+    "EltError",
     "NotFoundError",
+    "Query",
     "ReadRequest",
     "Runtime",
     "SourceError",
+    "SqlConnector",
+    "SqlSession",
+    "SqlSettings",
     "Stream",
     "SyncMode",
+    "Table",
     "TransientError",
     "Window",
     "canonical_schema",
