@@ -21,7 +21,7 @@ NAMESPACE = uuid.UUID("6f1c0f0e-5f0b-4d3e-9a77-0c1d6a1d3b52")
 
 
 class Connections(Protocol):
-    """Where a sync's credentials, salt and leases come from. Only `kind` may be called while definitions load."""
+    """Where a sync's credentials, salt and leases come from. Only `kind` and `identity` may be called while definitions load."""
 
     def kind(self, name: str) -> str:
         """The connector or warehouse of connection ``name``. Raises NotFoundError. No network, no secret."""
@@ -29,6 +29,10 @@ class Connections(Protocol):
 
     def config(self, name: str) -> dict[str, Any]:
         """The settings of connection ``name`` with every secret opened. Raises ConfigError for a missing one."""
+        ...
+
+    def identity(self, name: str) -> str:
+        """Equal for two connections that are the same one, whoever holds them. No network; never shown."""
         ...
 
     def salt(self) -> bytes:

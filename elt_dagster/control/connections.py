@@ -38,6 +38,10 @@ class StoreConnections:
         opened: dict[str, Any] = resolve(self._store.open_config(stored), self._environ, where=f"connection {name}")
         return opened
 
+    def identity(self, name: str) -> str:
+        """Store, workspace and name."""
+        return f"{self._store.url_shown}#{self._workspace}#{name}"
+
     def salt(self) -> bytes:
         """The workspace's own salt."""
         return self._store.workspace_salt(workspace=self._workspace)
@@ -88,6 +92,10 @@ class InlineConnections:
         """Its settings with references resolved."""
         opened: dict[str, Any] = resolve(self._spec(name).config, self._environ, where=f"connection {name}")
         return opened
+
+    def identity(self, name: str) -> str:
+        """The connection's whole text, whose secrets are references."""
+        return self._spec(name).model_dump_json()
 
     def salt(self) -> bytes:
         """`ELT_DAGSTER_HASH_SALT`, for a file has no workspace row to keep one in."""

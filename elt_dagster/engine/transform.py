@@ -96,6 +96,14 @@ class _Hasher:
         self._duckdb.close()
 
 
+def canonical_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """``batch`` with canonical types and its own column names: for tables that no connector read."""
+    kinds = [canonical(field.type) for field in batch.schema]
+    fields = [field.with_type(kind) for field, kind in zip(batch.schema, kinds, strict=True)]
+    arrays = [a if a.type == kind else _cast(a, kind) for a, kind in zip(batch.columns, kinds, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+
+
 def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
     if isinstance(kind, pa.BaseExtensionType):  # nested values become JSON text
         return kind.wrap_array(_to_json(array)) if pa.types.is_nested(array.type) else array.cast(kind)

@@ -1,0 +1,111 @@
+"""One asset, hence one step, per binding: a failing stream leaves its siblings alone, and a re-execution runs only what failed."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import dagster as dg
+
+from elt_dagster.control.configured import ConfiguredSync
+from elt_dagster.engine import StreamRead
+from elt_dagster.errors import ConfigError, EltError
+from elt_dagster.model import RunMode, TriggeredBy
+from elt_dagster.orchestration.errors import REASON, dagster_errors, failure, retry_policy
+from elt_dagster.orchestration.io_manager import io_manager_key
+from elt_dagster.orchestration.metadata import SYNC
+from elt_dagster.orchestration.resources import SyncRun
+from elt_dagster.orchestration.tags import RUN_MODE_TAG, SYNC_TAG, sync_tags, trigger_tags
+from elt_dagster.orchestration.translator import BindingProps, SyncTranslator, group_name
+
+BROKEN = "broken"
+
+
+def build_assets(
+    sync: ConfiguredSync, translator: SyncTranslator, key_prefix: tuple[str, ...] = ()
+) -> list[dg.AssetsDefinition]:
+    """The assets of ``sync``, in the order of its streams. Raises EltError for what cannot become an asset."""
+    source = sync.connections.kind(sync.spec.connection)
+    warehouse = sync.connections.kind(sync.spec.destination)
+    props = [
+        BindingProps(
+            sync=sync,
+            resolved=sync.resolved(binding),
+            source_kind=source,
+            warehouse_kind=warehouse,
+            key_prefix=key_prefix,
+        )
+        for binding in sync.spec.streams
+    ]
+    specs = [translator.get_asset_spec(p) for p in props]
+    keys = frozenset(spec.key for spec in specs)
+    return [_build_asset(p, spec, keys) for p, spec in zip(props, specs, strict=True)]
+
+
+def _build_asset(props: BindingProps, spec: dg.AssetSpec, sync_keys: frozenset[dg.AssetKey]) -> dg.AssetsDefinition:
+    sync, stream = props.sync, props.resolved.stream.name
+    execution = sync.spec.execution
+
+    @dg.asset(
+        key=spec.key,
+        deps=list(spec.deps),
+        description=spec.description,
+        metadata=spec.metadata,
+        group_name=spec.group_name,
+        owners=list(spec.owners),
+        tags=spec.tags,  # kinds are among them
+        code_version=spec.code_version,
+        automation_condition=spec.automation_condition,
+        partitions_def=spec.partitions_def,
+        freshness_policy=spec.freshness_policy,
+        io_manager_key=io_manager_key(sync.spec.destination),
+        retry_policy=retry_policy(execution),
+    )
+    def load(context: dg.AssetExecutionContext, sync_run: SyncRun) -> StreamRead:
+        with dagster_errors(execution, attempt=context.retry_number):
+            mode = sync_run.mode(context.run.tags)
+            _keep_tags(context, sync, sync_keys, mode)
+            return with_discovered_stream(sync, sync.read(stream, run_id=context.run.run_id, run_mode=mode))
+
+    return load
+
+
+def with_discovered_stream(sync: ConfiguredSync, read: StreamRead) -> StreamRead:
+    """``read`` with its stream as the source describes it, where that was not stored (a sync in a ``defs.yaml``).
+
+    Raises NotFoundError for a stream the source does not have.
+    """
+    if read.binding.name in sync.streams:
+        return read
+    return replace(read, stream=sync.open_source().discover(sync.spec.settings)[read.binding.name])
+
+
+def _keep_tags(
+    context: dg.AssetExecutionContext, sync: ConfiguredSync, sync_keys: frozenset[dg.AssetKey], mode: RunMode
+) -> None:
+    """Give the run the tags it lacks: a launch from the asset graph or by ``dg launch`` brings none of them."""
+    run, wanted = context.run, {RUN_MODE_TAG: mode.value}
+    if SYNC_TAG not in run.tags and run.asset_selection and run.asset_selection <= sync_keys:
+        manual = trigger_tags(TriggeredBy.MANUAL, "", mode)
+        wanted = {**sync_tags(sync.id, sync.spec.slug), **manual, **wanted}
+    new = {key: value for key, value in wanted.items() if run.tags.get(key) != value}
+    if new:
+        context.instance.add_run_tags(run.run_id, new)
+
+
+def broken_asset(slug: str, error: Exception) -> dg.AssetsDefinition:
+    """What stands for a sync that cannot become assets: it shows ``error`` and fails with it, and harms no other."""
+    shown = error if isinstance(error, EltError) else ConfigError(f"Sync {slug!r}: {error}")
+    failed = failure(shown)
+    metadata: Mapping[str, str] = {REASON: shown.reason}
+
+    @dg.asset(
+        key=[BROKEN, group_name(slug)],
+        group_name=BROKEN,
+        description=f"**The sync `{slug}` is broken.**\n\n{shown}",
+        metadata=metadata,
+        tags={SYNC: slug},
+        kinds={"broken"},
+    )
+    def broken() -> None:
+        raise failed
+
+    return broken

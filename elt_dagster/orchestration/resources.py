@@ -1,0 +1,53 @@
+"""What one run was asked to do, as Dagster run config: ``{resources: {sync_run: {config: {run_mode: full_refresh}}}}``.
+
+The config decides. Where it says nothing, the tag ``elt/run_mode`` does, so that a run launched with a tag alone does what it says;
+and the tag is kept in step with what is done, for lists of runs.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+
+import dagster as dg
+from pydantic import Field
+
+from elt_dagster.errors import ConfigError, nearest
+from elt_dagster.model import RunMode
+from elt_dagster.orchestration.tags import RUN_MODE_TAG
+
+
+class RunModeChoice(Enum):
+    """`RunMode` for Dagster's config, which wants a plain Enum and shows its member names."""
+
+    incremental = "incremental"
+    full_refresh = "full_refresh"
+
+
+class SyncRun(dg.ConfigurableResource):
+    """How the streams of this run are read."""
+
+    run_mode: RunModeChoice | None = Field(
+        default=None,
+        description="incremental goes on from the checkpoint; full_refresh reads everything and swaps the table.",
+    )
+
+    def mode(self, tags: Mapping[str, str]) -> RunMode:
+        """The run mode of a run with ``tags``. Raises ConfigError for a tag that names none."""
+        if self.run_mode is not None:
+            return RunMode(self.run_mode.value)
+        wanted = tags.get(RUN_MODE_TAG, RunMode.INCREMENTAL.value)
+        if wanted not in {m.value for m in RunMode}:
+            known = [m.value for m in RunMode]
+            raise ConfigError(
+                f"The tag {RUN_MODE_TAG} is {wanted!r}, which is no run mode.", fix=nearest(wanted, known)
+            )
+        return RunMode(wanted)
+
+
+SYNC_RUN_KEY = "sync_run"
+SYNC_RUN = SyncRun()
+"""One object for all definitions: `Definitions.merge` refuses two different ones under the same key."""
+
+
+def run_config(run_mode: RunMode) -> dict[str, object]:
+    """Run config that asks for ``run_mode``."""
+    return {"resources": {SYNC_RUN_KEY: {"config": {"run_mode": run_mode.value}}}}
