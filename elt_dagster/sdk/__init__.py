@@ -26,6 +26,7 @@ from elt_dagster.model.types import JSON, TIMESTAMP, TIMESTAMP_UTC, UUID
 from elt_dagster.sdk.arrow import canonical_schema, highest, null_rows, split, text_column
 from elt_dagster.sdk.connector import Config, Connector, Runtime
 from elt_dagster.sdk.csv import CsvDecoder
+from elt_dagster.sdk.files import CsvOptions, FileConfig, FileConnector, FileStream
 from elt_dagster.sdk.sql import Column, Query, SqlConnector, SqlSession, SqlSettings, Table
 
 __all__ = [
@@ -44,8 +45,12 @@ __all__ = [
     "Connector",
     "ContractError",
     "CsvDecoder",
+    "CsvOptions",
     "CursorValue",
     "EltError",
+    "FileConfig",
+    "FileConnector",
+    "FileStream",
     "NotFoundError",
     "Query",
     "ReadRequest",

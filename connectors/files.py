@@ -1,0 +1,55 @@
+"""Files in a local folder or in any storage that fsspec reaches.
+
+A listing is the only way to learn what is new: modification times may be coarse, equal, or older than their appearance (moved files,
+long uploads), hence the manifest in `elt_dagster.sdk.listing`. Rows that vanish from a file which is written again stay in the table,
+for nothing says that they are gone.
+"""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import Field, Secret
+
+from elt_dagster.sdk import ConfigError, FileConfig, FileConnector
+
+
+class FilesConfig(FileConfig):
+    """Where the files are."""
+
+    url: str = Field(min_length=1, examples=["data/exports", "file:///srv/exports", "s3://bucket/exports"])
+    """The folder: a local path, or a URL that fsspec knows."""
+    storage_options: Secret[dict[str, Any]] = Field(
+        default=Secret({}), json_schema_extra={"writeOnly": True, "format": "password", "default": {}}
+    )
+    """Options of the file system, such as `key`, `secret` and `endpoint_url` for s3; kept secret as a whole."""
+
+
+class Files(FileConnector[FilesConfig]):
+    """CSV, JSON lines and Parquet files in a folder, read once each and again when they change."""
+
+    name = "files"
+    title = "Files"
+    docs_url = "https://filesystem-spec.readthedocs.io/en/latest/"
+
+    def open_folder(self) -> tuple[Any, str]:
+        """The file system of ``url``; a relative path is below the working directory."""
+        from fsspec.core import url_to_fs
+
+        scheme = urlsplit(self.config.url).scheme or "file"
+        try:
+            fs, root = url_to_fs(self.config.url, **self.config.storage_options.get_secret_value())
+        except ImportError:
+            raise ConfigError(
+                f"Reading {scheme}:// needs a Python package that is not installed.",
+                fix=f"Run: pip install 'fsspec[{scheme}]'",
+            ) from None
+        except (ValueError, TypeError) as error:  # their words may repeat an option
+            raise ConfigError(
+                f"The {scheme}:// file system refuses its url or storage_options ({type(error).__name__}).",
+                fix="Compare the options with the file system's page in the fsspec documentation.",
+            ) from None
+        return fs, str(root)
+
+
+connector = Files
+"""What the registry loads."""
