@@ -1,0 +1,164 @@
+"""How staged rows get into a DuckDB table: all at once, those that are not there yet, or by primary key. Pure SQL, counted exactly."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from elt_dagster.destinations._duckdb_file import Session
+from elt_dagster.destinations._duckdb_types import DIALECT, converted, folded, staged
+from elt_dagster.destinations.drift import by_name
+from elt_dagster.destinations.files import ARRIVAL, Part
+from elt_dagster.destinations.sql import literal, no_key, quote, quoted, same_key
+
+STAGED = "_elt_staged"
+_TWICE, _MATCHES, _SEEN = "_elt_twice", "_elt_matches", "_elt_seen"
+
+
+def view_staged(session: Session, parts: Sequence[Part], columns: pa.Schema, *, numbered: bool) -> None:
+    """Show all parts as the temporary view `STAGED`, in the table's ``columns`` and types, plus `ARRIVAL` when ``numbered``."""
+    selects = [_select(_source(session, part, i), part.schema, columns, numbered) for i, part in enumerate(parts)]
+    nothing = _select("(SELECT NULL)", pa.schema([]), columns, numbered) + " WHERE false"
+    session.run(f"CREATE OR REPLACE TEMP VIEW {STAGED} AS {' UNION ALL '.join(selects or [nothing])}")
+
+
+def misfits(session: Session, parts: Sequence[Part], columns: pa.Schema) -> list[str]:
+    """Columns in which some staged value cannot become the column's type; asked only after a load failed."""
+    found: list[str] = []
+    targets = by_name(columns, folded)
+    for index, part in enumerate(parts):
+        source = _source(session, part, index)
+        for field in part.schema:
+            to = targets.get(folded(field.name))
+            if to is not None and not pa.types.is_null(field.type) and not pa.types.is_interval(field.type):
+                value, kind = quote(field.name), DIALECT.column_type(to.type)
+                fails = f"{value} IS NOT NULL AND TRY_CAST({value} AS {kind}) IS NULL"
+                if session.value(f"SELECT 1 FROM {source} WHERE {fails} LIMIT 1"):
+                    found.append(field.name)
+    return sorted(set(found))
+
+
+def insert(session: Session, table: str, source: str, columns: pa.Schema) -> int:
+    """Insert every row of ``source``; returns how many."""
+    names = quoted(columns.names)
+    return session.run(f"INSERT INTO {table} ({names}) SELECT {names} FROM {source}")
+
+
+def keep_last(session: Session, primary_key: Sequence[str], cursor: str | None) -> str:
+    """A relation over `STAGED` with one row per key: the highest cursor, then the last to arrive. Rows without a key all stay."""
+    keys = quoted(primary_key)
+    order = f"{quote(cursor)} DESC NULLS LAST, {ARRIVAL} DESC" if cursor else f"{ARRIVAL} DESC"
+    # Only keys that occur twice are sorted: a window over a whole load costs far more than one aggregate.
+    doubled = session.run(
+        f"CREATE TEMP TABLE {_TWICE} AS WITH twice AS "
+        f"(SELECT {keys} FROM {STAGED} WHERE NOT ({no_key(primary_key)}) GROUP BY {keys} HAVING count(*) > 1) "
+        f"SELECT s.{ARRIVAL} FROM {STAGED} AS s SEMI JOIN twice AS t ON {same_key(primary_key)} "
+        f"QUALIFY row_number() OVER (PARTITION BY {quoted(primary_key, 's.')} ORDER BY {order}) > 1"
+    )
+    return f"(SELECT * FROM {STAGED} ANTI JOIN {_TWICE} USING ({ARRIVAL}))" if doubled else STAGED
+
+
+def merge(session: Session, table: str, source: str, primary_key: Sequence[str], columns: pa.Schema) -> tuple[int, int]:
+    """Rows of ``source`` (one per key) replace those of the same key; returns how many were inserted and updated.
+
+    A row that is equal in all but the ``_elt_`` columns stays as it is, and keeps its load time.
+    """
+    session.run(
+        f"CREATE TEMP TABLE {_MATCHES} AS SELECT s.{ARRIVAL} AS arrival, t.rowid AS row, {_same_row(columns)} AS same "
+        f"FROM {source} AS s JOIN {table} AS t ON {same_key(primary_key)}"
+    )
+    # A key may be in the table several times, from a time when it was appended to: then all go and one comes.
+    session.run(
+        f"CREATE TEMP VIEW _elt_unchanged AS SELECT arrival FROM {_MATCHES} GROUP BY arrival HAVING count(*) = 1 AND bool_and(same)"
+    )
+    updated = int(
+        session.value(f"SELECT count(DISTINCT arrival) FROM {_MATCHES} ANTI JOIN _elt_unchanged USING (arrival)")
+    )
+    if updated:
+        session.run(
+            f"DELETE FROM {table} WHERE rowid IN (SELECT row FROM {_MATCHES} ANTI JOIN _elt_unchanged USING (arrival))"
+        )
+    new = f"{source} AS s ANTI JOIN _elt_unchanged AS u ON s.{ARRIVAL} = u.arrival"
+    return insert(session, table, new, columns) - updated, updated
+
+
+def insert_new(
+    session: Session, table: str, source: str, columns: pa.Schema, *, identity: Sequence[str], cursor: str, seen: pa.Table | None
+) -> tuple[int, pa.Table]:  # fmt: skip
+    """Insert rows of ``source`` unless ``table`` had them before this load, each as many times as it had them.
+
+    Two rows are the same when the columns ``identity`` are. ``seen`` is what the load's previous commit returned: rows that were in the
+    table before the load and were not read again so far (fingerprint and number of times); None on the first commit, which
+    looks them up from the lowest staged cursor on. Returns the number of inserted rows and the new ``seen``.
+    """
+    known = "true"  # staged rows that may have been in the table
+    if seen is None:
+        known = f"coalesce({quote(cursor)} <= (SELECT max({quote(cursor)}) FROM {table}), false)"
+        old = f"SELECT {_fingerprint(identity)} AS row FROM {table} WHERE {quote(cursor)} >= (SELECT min({quote(cursor)}) FROM {source})"
+        session.run(f"CREATE TEMP TABLE {_SEEN} AS SELECT row, count(*) AS times FROM ({old}) GROUP BY row")
+    else:
+        session.connection.register("_elt_seen_before", seen)
+        session.run(f"CREATE TEMP TABLE {_SEEN} AS FROM _elt_seen_before")
+    if session.value(f"SELECT count(*) FROM {_SEEN}") == 0:
+        return insert(session, table, source, columns), _seen_rows(session, f"FROM {_SEEN}")
+    again = f"(SELECT *, {_fingerprint(identity)} AS _elt_row FROM {source} WHERE {known})"
+    counted = f"(SELECT *, row_number() OVER (PARTITION BY _elt_row) AS _elt_time FROM {again})"
+    names = quoted(columns.names)
+    left = _seen_rows(
+        session,
+        f"SELECT row, s.times - coalesce(a.times, 0) AS times FROM {_SEEN} AS s LEFT JOIN "
+        f"(SELECT _elt_row AS row, count(*) AS times FROM {again} GROUP BY _elt_row) AS a USING (row) "
+        f"WHERE s.times > coalesce(a.times, 0)",
+    )
+    fresh = (
+        f"(SELECT {names} FROM {source} WHERE NOT {known} UNION ALL SELECT {names} FROM {counted} AS c "
+        f"LEFT JOIN {_SEEN} AS s ON s.row = c._elt_row WHERE c._elt_time > coalesce(s.times, 0))"
+    )
+    return insert(session, table, fresh, columns), left
+
+
+def _seen_rows(session: Session, sql: str) -> pa.Table:
+    return session.connection.sql(sql).to_arrow_table()
+
+
+def _fingerprint(names: Sequence[str]) -> str:
+    """128 bits over the text of the values; as a JSON list, so that no two different rows give one text."""
+    values = ", ".join(f"CAST({quote(name)} AS VARCHAR)" for name in names)
+    return f"unhex(md5(CAST(to_json([{values}]) AS VARCHAR)))"
+
+
+def _same_row(columns: pa.Schema) -> str:
+    """The condition that s and t agree in all but our own columns; intervals as text, for '1 month' equals '30 days' otherwise."""
+    terms: list[str] = []
+    for field in columns:
+        if not field.name.startswith("_elt_"):
+            name = quote(field.name)
+            pair = (f"s.{name}", f"t.{name}")
+            if pa.types.is_interval(field.type):
+                pair = (f"CAST({pair[0]} AS VARCHAR)", f"CAST({pair[1]} AS VARCHAR)")
+            terms.append(f"{pair[0]} IS NOT DISTINCT FROM {pair[1]}")
+    return f"({' AND '.join(terms)})" if terms else "true"
+
+
+def _source(session: Session, part: Part, index: int) -> str:
+    if not isinstance(part.data, Path):
+        name = f"_elt_part_{index}"
+        session.connection.register(name, part.data)
+        return name
+    path = "".join(f"[{c}]" if c in "*?[" else c for c in str(part.data))  # read_parquet takes a pattern
+    return f"read_parquet({literal(path)}, hive_partitioning = false)"
+
+
+def _select(source: str, schema: pa.Schema, columns: pa.Schema, numbered: bool) -> str:
+    have = by_name(schema, folded)
+    terms: list[str] = []
+    for field in columns:
+        found = have.get(folded(field.name))
+        if found is None or pa.types.is_null(found.type):
+            value = f"CAST(NULL AS {DIALECT.column_type(field.type)})"
+        else:
+            value = converted(staged(quote(found.name), found.type), found.type, field.type)
+        terms.append(f"{value} AS {quote(field.name)}")
+    if numbered:
+        terms.append(ARRIVAL if schema.names else f"CAST(NULL AS BIGINT) AS {ARRIVAL}")
+    return f"SELECT {', '.join(terms)} FROM {source}"
