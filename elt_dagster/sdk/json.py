@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 import simdjson
 
 from elt_dagster.errors import ConfigError, SourceError
-from elt_dagster.model.types import JSON
 from elt_dagster.sdk.arrow import text_column
 from elt_dagster.sdk.json_types import EVIDENCE, cast_sql, evidence_sql, infer, misfit_sql, raw_type, widen
 

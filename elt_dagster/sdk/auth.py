@@ -1,0 +1,381 @@
+"""Ways to prove who we are, as `httpx.Auth` generators: they yield requests and look at answers, and do no I/O themselves.
+
+Secrets are opened in the line that uses them. A token is fetched on first use, kept while it lasts, and fetched anew once when the
+source answers 401. Instances are safe to share between threads.
+"""
+
+import base64
+import json
+import threading
+from abc import abstractmethod
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+from urllib.parse import parse_qsl, quote
+
+import httpx
+from pydantic import SecretStr
+
+from elt_dagster.errors import AuthError, ConfigError, TransientError
+
+EARLY = 60.0
+"""Seconds before its end at which a token is replaced."""
+Flow = Generator[httpx.Request, httpx.Response, None]
+
+
+def utc_seconds() -> float:
+    """Seconds since 1970."""
+    return datetime.now(UTC).timestamp()
+
+
+class NoAuth(httpx.Auth):
+    """Nothing is added."""
+
+
+class Bearer(httpx.Auth):
+    """``Authorization: Bearer ...``; ``scheme`` is the word in front (``Token``, ``token``, ``Zoho-oauthtoken``)."""
+
+    def __init__(self, token: SecretStr, scheme: str = "Bearer") -> None:
+        self._token = token
+        self._scheme = scheme
+
+    def auth_flow(self, request: httpx.Request) -> Flow:
+        """Add the header."""
+        request.headers["Authorization"] = f"{self._scheme} {self._token.get_secret_value()}"
+        yield request
+
+
+class Basic(httpx.Auth):
+    """HTTP basic: user name and password; an empty password is fine (API keys as user names)."""
+
+    def __init__(self, username: str, password: SecretStr) -> None:
+        self._username = username
+        self._password = password
+
+    def auth_flow(self, request: httpx.Request) -> Flow:
+        """Add the header."""
+        request.headers["Authorization"] = _basic(self._username, self._password.get_secret_value())
+        yield request
+
+
+class ApiKey(httpx.Auth):
+    """A key under ``name`` in a header, the query, a cookie, or the JSON body; ``prefix`` goes in front of it."""
+
+    def __init__(
+        self, name: str, key: SecretStr, into: Literal["header", "query", "cookie", "body"] = "header", prefix: str = ""
+    ) -> None:
+        self._name = name
+        self._key = key
+        self._into = into
+        self._prefix = prefix
+
+    def auth_flow(self, request: httpx.Request) -> Flow:
+        """Put the key in its place."""
+        yield self.placed(request, self._prefix + self._key.get_secret_value())
+
+    def placed(self, request: httpx.Request, value: str) -> httpx.Request:
+        """``request`` with ``value`` where the key goes."""
+        if self._into == "header":
+            request.headers[self._name] = value
+        elif self._into == "query":
+            request.url = request.url.copy_set_param(self._name, value)
+        elif self._into == "cookie":
+            others = [
+                c for c in request.headers.get("Cookie", "").split("; ") if c and not c.startswith(self._name + "=")
+            ]
+            request.headers["Cookie"] = "; ".join([*others, f"{self._name}={value}"])
+        else:
+            return _with_body(request, {self._name: value})
+        return request
+
+
+class TokenAuth(httpx.Auth):
+    """Base of everything that first asks for a token: fetch, keep, use, and fetch once more after a 401."""
+
+    requires_response_body = True
+    title = "The token endpoint"
+
+    def __init__(self, clock: Callable[[], float] = utc_seconds) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._token: str | None = None
+        self._until = float("inf")
+
+    @abstractmethod
+    def ask(self) -> httpx.Request:
+        """The request for a token."""
+
+    @abstractmethod
+    def take(self, response: httpx.Response) -> tuple[str, float]:
+        """The token in ``response`` and the seconds it lasts (infinity when it does not say)."""
+
+    @abstractmethod
+    def use(self, request: httpx.Request, token: str) -> httpx.Request:
+        """``request`` with the token in it."""
+
+    def auth_flow(self, request: httpx.Request) -> Flow:
+        """Send ``request`` with a token. Raises AuthError when none is given, TransientError when the endpoint is busy."""
+        used = yield from self._ready(None)
+        response = yield self.use(request, used)
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            fresh = yield from self._ready(used)
+            yield self.use(request, fresh)
+
+    def _ready(self, refused: str | None) -> Generator[httpx.Request, httpx.Response, str]:
+        """A token that is not ``refused``; whoever comes second finds the one the first has fetched."""
+        with self._lock:
+            if self._token is None or self._token == refused or self._clock() >= self._until - EARLY:
+                response = yield self.ask()
+                token, seconds = self.take(self._accepted(response))
+                self._token = token
+                # a token that lives shorter than our margin is used for half its life
+                self._until = self._clock() + max(seconds, EARLY + seconds / 2)
+            return self._token
+
+    def _accepted(self, response: httpx.Response) -> httpx.Response:
+        where = (
+            f"{self.title} answered {response.status_code} to {response.request.method} {response.request.url.path}."
+        )
+        if response.status_code == httpx.codes.TOO_MANY_REQUESTS or response.is_server_error:
+            after = response.headers.get("Retry-After", "")
+            raise TransientError(where, retry_after=float(after) if after.isdigit() else None)
+        if not response.is_success:
+            raise AuthError(where, fix="Check the client, its secret and its permissions.")
+        return response
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFields:
+    """What a token endpoint calls things, in the request and in its answer; dotted paths reach into nested answers."""
+
+    grant_type: str = "grant_type"
+    client_id: str = "client_id"
+    client_secret: str = "client_secret"  # noqa: S105 - the name of a field
+    refresh_token: str = "refresh_token"  # noqa: S105 - the name of a field
+    username: str = "username"
+    password: str = "password"  # noqa: S105 - the name of a field
+    scope: str = "scope"
+    access_token: str = "access_token"  # noqa: S105 - the name of a field
+    expires_in: str = "expires_in"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OAuthClient:
+    """An OAuth 2 client and how it asks for tokens.
+
+    ``extra`` and ``headers`` are added to the token request (audience, account id). ``client_auth`` says where id and secret go:
+    ``post`` in the form, ``basic`` in the header.
+    """
+
+    token_url: str
+    client_id: str = ""
+    client_secret: SecretStr | None = None
+    scopes: tuple[str, ...] = ()
+    client_auth: Literal["post", "basic"] = "post"
+    body: Literal["form", "json", "query"] = "form"
+    extra: Mapping[str, str] = field(default_factory=dict[str, str])
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    fields: TokenFields = TokenFields()
+    grant_type: str | None = None
+    """Another word for the grant, where the source has its own."""
+
+
+class OAuth2(TokenAuth):
+    """OAuth 2: client credentials, refresh token or password, whichever ``grant`` says.
+
+    ``on_rotated`` gets a refresh token that replaces ours, before it is used, so that it can be kept for the next process.
+    """
+
+    def __init__(
+        self,
+        client: OAuthClient,
+        grant: Literal["client_credentials", "refresh_token", "password"] = "client_credentials",
+        *,
+        refresh_token: SecretStr | None = None,
+        username: str = "",
+        password: SecretStr | None = None,
+        on_rotated: Callable[[SecretStr], None] | None = None,
+        scheme: str = "Bearer",
+        clock: Callable[[], float] = utc_seconds,
+    ) -> None:
+        super().__init__(clock)
+        self._client = client
+        self._grant = grant
+        self._refresh_token = refresh_token
+        self._username = username
+        self._password = password
+        self._on_rotated = on_rotated
+        self._scheme = scheme
+
+    def ask(self) -> httpx.Request:
+        """The token request: grant, client, scopes and extras, in the form, as JSON or in the query."""
+        client, names = self._client, self._client.fields
+        data = {names.grant_type: client.grant_type or self._grant, **self._proof()}
+        headers = {"Accept": "application/json", **client.headers}
+        secret = client.client_secret.get_secret_value() if client.client_secret else None
+        if client.client_auth == "basic":
+            headers["Authorization"] = _basic(quote(client.client_id, safe=""), quote(secret or "", safe=""))
+        else:
+            data |= {k: v for k, v in ((names.client_id, client.client_id), (names.client_secret, secret)) if v}
+        if client.scopes:
+            data[names.scope] = " ".join(client.scopes)
+        data |= client.extra
+        return _token_request(client.token_url, client.body, data, headers)
+
+    def take(self, response: httpx.Response) -> tuple[str, float]:
+        """Token and life from the answer; a new refresh token is handed on first."""
+        names, answer = self._client.fields, answer_object(response, self.title)
+        rotated = answer.get(names.refresh_token)
+        old = self._refresh_token.get_secret_value() if self._refresh_token else None
+        if self._grant == "refresh_token" and isinstance(rotated, str) and rotated and rotated != old:
+            self._refresh_token = SecretStr(rotated)
+            if self._on_rotated:
+                self._on_rotated(self._refresh_token)
+        return token_of(answer, names.access_token, self.title), seconds_of(_dig(answer, names.expires_in))
+
+    def use(self, request: httpx.Request, token: str) -> httpx.Request:
+        """Add the header."""
+        request.headers["Authorization"] = f"{self._scheme} {token}"
+        return request
+
+    def _proof(self) -> dict[str, str]:
+        names = self._client.fields
+        if self._grant == "refresh_token" and self._refresh_token:
+            return {names.refresh_token: self._refresh_token.get_secret_value()}
+        if self._grant == "password" and self._password:
+            return {names.username: self._username, names.password: self._password.get_secret_value()}
+        if self._grant == "client_credentials":
+            return {}
+        raise ConfigError(f"OAuth with the grant {self._grant} needs its {self._grant}.", fix="Add it to the settings.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """How a session starts: what is sent where, and where its token is in the answer.
+
+    ``secrets`` are added to ``body``, or to the query of a GET. ``token_at`` is a path into the answer, ``token_header`` a header or
+    ``token_cookie`` a cookie of it. ``seconds`` is how long a session lasts, if the answer does not say at ``expires_at``.
+    """
+
+    url: str
+    method: str = "POST"
+    body: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    secrets: Mapping[str, SecretStr] = field(default_factory=dict[str, SecretStr])
+    form: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    token_at: str | None = "token"  # noqa: S105 - a path
+    token_header: str | None = None
+    token_cookie: str | None = None
+    expires_at: str | None = None
+    seconds: float = float("inf")
+
+
+class SessionLogin(TokenAuth):
+    """Logs in with a request of its own, then sends what it got as an API key (`ApiKey`), such as ``X-Session`` or a cookie."""
+
+    title = "The login"
+
+    def __init__(
+        self,
+        login: Login,
+        *,
+        name: str = "Authorization",
+        into: Literal["header", "query", "cookie", "body"] = "header",
+        prefix: str = "Bearer ",
+        clock: Callable[[], float] = utc_seconds,
+    ) -> None:
+        super().__init__(clock)
+        self._login = login
+        self._prefix = prefix
+        self._place = ApiKey(name, SecretStr(""), into)
+
+    def ask(self) -> httpx.Request:
+        """The login itself."""
+        login = self._login
+        data = dict(login.body) | {k: v.get_secret_value() for k, v in login.secrets.items()}
+        if login.method == "GET":
+            return httpx.Request("GET", login.url, params=data, headers=dict(login.headers))
+        content: dict[str, Any] = {"data": data} if login.form else {"json": data}
+        return httpx.Request(login.method, login.url, headers=dict(login.headers), **content)
+
+    def take(self, response: httpx.Response) -> tuple[str, float]:
+        """The session's token and life."""
+        login = self._login
+        if login.token_header or login.token_cookie:
+            found = response.headers.get(login.token_header or "") or response.cookies.get(login.token_cookie or "")
+            if not found:
+                raise AuthError(
+                    f"{self.title} was answered without a token.", fix="Check where the token is said to be."
+                )
+            return found, login.seconds
+        answer = answer_object(response, self.title)
+        seconds = seconds_of(_dig(answer, login.expires_at)) if login.expires_at else login.seconds
+        return token_of(answer, login.token_at or "", self.title), seconds
+
+    def use(self, request: httpx.Request, token: str) -> httpx.Request:
+        """Put the token where the source wants it."""
+        return self._place.placed(request, self._prefix + token)
+
+
+def _token_request(url: str, body: str, data: dict[str, str], headers: dict[str, str]) -> httpx.Request:
+    if body == "query":
+        return httpx.Request("POST", url, params=data, headers=headers)
+    return httpx.Request("POST", url, headers=headers, **({"json": data} if body == "json" else {"data": data}))  # type: ignore[arg-type]
+
+
+def _basic(username: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
+
+
+def _with_body(request: httpx.Request, values: Mapping[str, str]) -> httpx.Request:
+    """A copy of ``request`` whose JSON object or form also has ``values``."""
+    headers = {
+        k: v
+        for k, v in request.headers.items()
+        if k.lower() not in ("content-length", "content-type", "transfer-encoding")
+    }
+    if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+        form = {**dict(parse_qsl(request.content.decode(), keep_blank_values=True)), **values}
+        return httpx.Request(request.method, request.url, headers=headers, data=form, extensions=request.extensions)
+    old = json.loads(request.content) if request.content else {}
+    if not isinstance(old, dict):
+        raise ConfigError(
+            "A key can only be put into a body that is a JSON object.", fix="Put it into a header instead."
+        )
+    return httpx.Request(
+        request.method, request.url, headers=headers, json={**old, **values}, extensions=request.extensions
+    )
+
+
+def answer_object(response: httpx.Response, title: str) -> dict[str, Any]:
+    """The JSON object in ``response``. Raises AuthError when it is something else."""
+    try:
+        answer = response.json()
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise AuthError(f"{title} did not answer with a JSON object.", fix="Check its address.")
+    return answer
+
+
+def _dig(answer: Any, path: str) -> Any:
+    for key in path.split("."):
+        answer = answer.get(key) if isinstance(answer, dict) else None
+    return answer
+
+
+def token_of(answer: dict[str, Any], path: str, title: str) -> str:
+    """The token at ``path``. Raises AuthError when there is none."""
+    token = _dig(answer, path)
+    if not isinstance(token, str) or not token:  # some answer 200 with an error inside
+        raise AuthError(f"{title} answered without {path!r}.", fix="Check the credentials and the name of the field.")
+    return token
+
+
+def seconds_of(value: Any) -> float:
+    """Seconds from now: a number, a number as text, or infinity when it is missing."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("inf")
