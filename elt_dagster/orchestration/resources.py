@@ -22,7 +22,7 @@ class RunModeChoice(Enum):
     full_refresh = "full_refresh"
 
 
-class SyncRun(dg.ConfigurableResource):
+class SyncRun(dg.ConfigurableResource):  # type: ignore[type-arg]  # what it provides is itself
     """How the streams of this run are read."""
 
     run_mode: RunModeChoice | None = Field(
