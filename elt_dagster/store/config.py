@@ -28,18 +28,16 @@ def seal_config(
             return kept if value == kept else _refuse_sealed(what, path)
         if secret and value == MASK:
             return kept if kept is not _NOTHING else _refuse_mask(what, path)
-        if is_reference(value):
-            return value
-        if isinstance(value, Mapping):
-            return {k: walk(v, _below(kept, k), _join(path, k), secret or _join(path, k) in secret_fields)
-                    for k, v in value.items()}  # fmt: skip
+        if isinstance(value, Mapping) and not is_reference(value):
+            return {
+                key: walk(below, _below(kept, key), f"{path}.{key}", secret or f"{path}.{key}" in secret_fields)
+                for key, below in value.items()
+            }
         if isinstance(value, list):
             # in a list that grew or shrank, nobody can tell which secret a mask stands for
             same = kept if isinstance(kept, list) and len(kept) == len(value) else [_NOTHING] * len(value)
-            return [walk(v, k, path, secret) for v, k in zip(value, same, strict=True)]
-        if not secret or value is None:
-            return value
-        return kept if _is_sealed(kept) and _holds(kept, value, keys) else keys.seal(value)
+            return [walk(below, before, path, secret) for below, before in zip(value, same, strict=True)]
+        return _sealed(value, kept, keys) if secret else value
 
     return {k: walk(v, stored.get(k, _NOTHING), k, k in secret_fields) for k, v in config.items()}
 
@@ -86,6 +84,12 @@ def _map_sealed(value: Any, change: Callable[[str, str], Any], path: str = "") -
 
 def _is_sealed(value: object) -> bool:
     return isinstance(value, Mapping) and len(value) == 1 and isinstance(value.get(SEALED), str)
+
+
+def _sealed(value: Any, kept: Any, keys: Keys) -> Any:
+    if value is None or is_reference(value):
+        return value
+    return kept if _is_sealed(kept) and _holds(kept, value, keys) else keys.seal(value)
 
 
 def _holds(sealed: Mapping[str, str], value: Any, keys: Keys) -> bool:

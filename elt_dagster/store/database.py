@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import exc
+from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.pool import NullPool
 
@@ -56,11 +56,13 @@ class Database:
                 yield conn
 
     @contextmanager
-    def write(self, *, wait_seconds: int = BUSY_SECONDS) -> Iterator[Connection]:
+    def write(self, *, wait_seconds: float | None = None) -> Iterator[Connection]:
         """A transaction: committed at the end, rolled back on any exception. SQLite lets one writer in at a time.
 
-        Raises TransientError when it had to wait for another writer longer than ``wait_seconds`` (0: forever, in Postgres).
+        Raises TransientError when it had to wait for another writer longer than `BUSY_SECONDS`, or in Postgres ``wait_seconds``, where
+        0 is for ever.
         """
+        wait = BUSY_SECONDS if wait_seconds is None else wait_seconds
         with self.errors_in_words(), self.engine.connect() as conn:
             if self.file is None:
                 conn.execution_options(isolation_level="READ COMMITTED")
@@ -68,7 +70,7 @@ class Database:
                 conn.execution_options(elt_writes=True)
             with conn.begin():
                 if self.file is None:
-                    conn.exec_driver_sql(f"SET LOCAL lock_timeout = '{wait_seconds}s'")
+                    conn.exec_driver_sql(f"SET LOCAL lock_timeout = {int(wait * 1000)}")
                 yield conn
 
     @contextmanager
@@ -79,22 +81,22 @@ class Database:
         except exc.SQLAlchemyError as error:
             raise _in_words(error, self.shown) from None
 
-    def forget_connections(self) -> None:
-        """In a forked child: leave the parent's connections to the parent."""
+    def close(self, *, inherited: bool = False) -> None:
+        """Close idle connections; new ones are made when needed. ``inherited``, in a forked child, leaves them open for the parent."""
         if "engine" in self.__dict__:
-            self.engine.dispose(close=False)
+            self.engine.dispose(close=not inherited)
 
 
 def _sqlite_engine(url: URL) -> Engine:
     # NullPool: opening a file costs 0.1 ms, and nothing is shared between threads or after a fork
     engine = sa.create_engine(url, hide_parameters=True, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
 
-    @sa.event.listens_for(engine, "connect")
+    @event.listens_for(engine, "connect")
     def _prepare(dbapi: Any, _record: Any) -> None:
         dbapi.isolation_level = None  # the driver would begin transactions late, and never IMMEDIATE
         dbapi.execute("PRAGMA foreign_keys = ON")
 
-    @sa.event.listens_for(engine, "begin")
+    @event.listens_for(engine, "begin")
     def _begin(conn: Connection) -> None:
         writes = conn.get_execution_options().get("elt_writes", False)
         conn.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
@@ -102,25 +104,36 @@ def _sqlite_engine(url: URL) -> Engine:
     return engine
 
 
+_SAID: tuple[tuple[str, str, type[EltError], str, str], ...] = (
+    # the start of the SQLSTATE, a part of the text, and what it means; a failing connect has no SQLSTATE
+    ("28", "authentication failed", AuthError, "refused the credentials", "Correct user and password in its URL."),
+    ("-", 'role "', AuthError, "does not know the user", "Correct the user in its URL."),
+    ("-", "pg_hba.conf", AuthError, "does not let this user in from here", "Allow it in the server's pg_hba.conf."),
+    ("3D000", '" does not exist', ConfigError, "names a database that is not there", "Create it or correct the URL."),
+    ("42P01", "no such table", ConfigError, "is not initialised", "Run: elt-dagster init."),
+    ("42501", "permission denied", ConfigError, "denies this user the rights it needs", "Grant them."),
+    ("25006", "readonly", ConfigError, "is read-only for this user", "Correct the rights, or the URL."),
+    ("-", "unable to open", ConfigError, "cannot be opened by this user", "Correct the path or its rights."),
+    ("-", "not a database", ConfigError, "is not a SQLite database", "Correct the path."),
+    ("-", "malformed", ConfigError, "is damaged", "Restore it from a backup."),
+    ("55P03", "locked", TransientError, "is busy with another writer", "Try again in a moment."),
+)
+
+
 def _in_words(error: exc.SQLAlchemyError, store: str) -> EltError:
     cause = getattr(error, "orig", None)
     state = getattr(cause, "pgcode", None) or ""
     text = str(cause).lower()
-    if state.startswith("28") or "authentication failed" in text:
-        return AuthError(f"The store {store} refused the credentials.", fix="Correct user and password in its URL.")
-    if state == "3D000" or ('database "' in text and "does not exist" in text):
-        return ConfigError(f"The store's database does not exist: {store}.", fix="Create it, or correct the URL.")
-    if state == "42501" or "readonly" in text or "unable to open" in text:
-        return ConfigError(f"The store {store} may not be written by this user.", fix="Grant the rights it needs.")
-    if "not a database" in text or "malformed" in text:
-        return ConfigError(
-            f"The store {store} is not a SQLite database, or damaged.", fix="Correct the path or restore it."
-        )
+    for code, part, kind, what, fix in _SAID:
+        if state.startswith(code) or (not state and part in text):
+            return kind(f"The store {store} {what}.", fix=fix)
     lost = isinstance(error, exc.DBAPIError) and error.connection_invalidated
     if lost or isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError):
-        busy = "locked" in text or state == "55P03"
-        what = "is busy with another writer" if busy else "cannot be reached"
-        return TransientError(f"The store {store} {what}.", fix="Try again; if it stays so, look at the database.")
-    kind = type(cause or error).__name__
-    return ConfigError(f"The store {store} refused a statement ({kind}{' ' + state if state else ''}).",
-                       fix="Compare its tables with this version of elt-dagster: run elt-dagster init.")  # fmt: skip
+        return TransientError(
+            f"The store {store} cannot be reached.", fix="Try again; look whether the database is up."
+        )
+    name = type(cause or error).__name__
+    return ConfigError(
+        f"The store {store} refused a statement ({name}{' ' + state if state else ''}).",
+        fix="Its tables may not be those of this version: run elt-dagster init.",
+    )

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import sqlalchemy as sa
+from sqlalchemy import exc
 from sqlalchemy.engine import URL, make_url
 
 from elt_dagster.errors import ConfigError
@@ -23,7 +23,7 @@ def store_url(url: str | None, environ: Mapping[str, str] = os.environ) -> URL:
         return _sqlite(_default_file(environ))
     try:
         parsed = make_url(text)
-    except (sa.exc.ArgumentError, ValueError):
+    except (exc.ArgumentError, ValueError):
         raise ConfigError("The store's location is not a URL.", fix=f"Set {STORE_VARIABLE} to {_FORMS}.") from None
     return _understood(parsed)
 

@@ -5,7 +5,7 @@ sync is one broken asset, and never a code location that does not load.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -148,7 +148,7 @@ def _plain(part: ConnectionSpec | SyncSpec | TableBinding, what: str) -> dict[st
         ) from None
 
 
-def _mapping(text: str) -> Mapping[str, Any]:
+def _mapping(text: str) -> dict[str, Any]:
     data = json.loads(text)
     if not isinstance(data, dict):
         raise ValueError("it is not a JSON object")

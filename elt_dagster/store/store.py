@@ -236,9 +236,9 @@ class Store:
         with self._database.write() as conn:
             leasing.release(conn, lease)
 
-    def forget_connections(self) -> None:
-        """For a forked child: make connections of its own. Done by itself for stores of `open_store`."""
-        self._database.forget_connections()
+    def close(self, *, inherited: bool = False) -> None:
+        """Close idle connections; the store stays usable. ``inherited``: only forget them, for they are a parent process's."""
+        self._database.close(inherited=inherited)
 
 
 def _salt_token(conn: Connection, workspace_id: str) -> str | None:
@@ -250,7 +250,7 @@ def _after_fork() -> None:
     global _opening  # noqa: PLW0603 - the parent's lock may have been held by a thread that does not exist here
     _opening = threading.Lock()
     for store in _open_stores.values():
-        store.forget_connections()
+        store.close(inherited=True)
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -130,6 +130,7 @@ class Transaction(Reader):
             .join_from(bindings, syncs)
             .where(syncs.c.destination_id == destination_id, syncs.c.dataset == spec.dataset)
             .where(syncs.c.status != SyncStatus.ARCHIVED.value, syncs.c.id != (sync_id or ""))
+            .order_by(syncs.c.slug, bindings.c.position)
         )
         mine = {b.table_name for b in spec.streams}
         for other in self._conn.execute(wanted):

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
 from elt_dagster.errors import ConfigError
@@ -100,7 +101,7 @@ def _switch_to_wal(database: Database) -> None:
             return
         except Exception as error:
             if "locked" not in str(error) or time.monotonic() > deadline:
-                raise sa.exc.OperationalError("PRAGMA journal_mode", None, error) from None
+                raise exc.OperationalError("PRAGMA journal_mode", None, error) from None
             time.sleep(0.02)
         finally:
             raw.close()
