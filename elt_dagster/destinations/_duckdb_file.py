@@ -63,14 +63,14 @@ class Session:
         return self.connection.execute(sql, list(parameters)).fetchall()
 
     def value(self, sql: str, *parameters: Any) -> Any:
-        """The first value of the first row."""
-        row = self.connection.execute(sql, list(parameters)).fetchone()
-        return None if row is None else row[0]
+        """The first value of the first row; None if there is no row."""
+        rows = self.rows(sql, *parameters)
+        return rows[0][0] if rows else None
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Execute a statement; the number of rows an INSERT, DELETE or CREATE TABLE AS reports."""
-        row = self.connection.execute(sql, list(parameters)).fetchone()
-        return int(row[0]) if row and isinstance(row[0], int) else 0
+        rows = self.rows(sql, *parameters)
+        return int(rows[0][0]) if rows and isinstance(rows[0][0], int) else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from elt_dagster.destinations._duckdb_file import Session
 from elt_dagster.destinations._duckdb_types import DIALECT, canonical_type, converted, folded
 from elt_dagster.destinations.base import STATE_TABLE, LoadPlan, State, TableRef
 from elt_dagster.destinations.drift import Evolution, by_name, differences, evolve, merged_schema
-from elt_dagster.destinations.sql import comment_on_column, comment_on_table, quote
+from elt_dagster.destinations.sql import comment_on_column, comment_on_table, literal, quote
 from elt_dagster.errors import DestinationError
 from elt_dagster.model import LoadMode
 from elt_dagster.model.types import column, description_of
@@ -28,21 +28,37 @@ class Found:
     state: State | None
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A table or view, under the name it was made with."""
+
+    table: TableRef
+    comment: str
+    is_view: bool
+
+
 def find(session: Session, plan: LoadPlan) -> Found:
     """Look at the plan's table. Raises DestinationError when it is not this binding's and cannot become so."""
-    states = read_states(session, plan.table.schema)
+    names = entries(session, plan.table.schema)
+    states = read_states(session, plan.table.schema, names)
     owner = next((s for s in states if folded(s.table.name) == folded(plan.table.name)), None)
     if owner is not None and owner.binding_id != plan.binding_id:
         raise DestinationError(
             f"{plan.table} is loaded by another stream (binding {owner.binding_id}).",
             fix="Give one of the two another `table`.",
         )
-    _refuse_view(session, plan.table)
-    columns = table_columns(session, plan.table)
-    if columns is not None and owner is None:
-        _adopt(plan, columns)
     mine = next((s for s in states if s.binding_id == plan.binding_id), None)
-    return Found(columns, _table_comment(session, plan.table) if columns is not None else "", mine)
+    entry = names.get(folded(plan.table.name))
+    if entry is None:
+        return Found(None, "", mine)
+    if entry.is_view:
+        raise DestinationError(
+            f"{plan.table} is a view, and rows cannot be loaded into a view.", fix="Give this stream another `table`."
+        )
+    columns = columns_of(session, entry, comments=any(description_of(f) for f in plan.columns))
+    if owner is None:
+        _adopt(plan, columns)
+    return Found(columns, entry.comment, mine)
 
 
 def planned_evolution(plan: LoadPlan, table: pa.Schema | None, arrived: Sequence[pa.Schema]) -> Evolution:
@@ -80,34 +96,40 @@ def swap(session: Session, new: TableRef, old: TableRef) -> None:
     session.run(f"ALTER TABLE {session.table(new)} RENAME TO {quote(old.name)}")
 
 
-def table_columns(session: Session, table: TableRef) -> pa.Schema | None:
-    """Columns of a table or view with canonical types and descriptions, or None if there is none."""
-    found = duckdb_columns(session, table)
-    return pa.schema([column(n, canonical_type(t), description=c) for n, t, c in found]) if found else None
-
-
-def duckdb_columns(session: Session, table: TableRef) -> list[tuple[str, str, str]]:
-    """Name, DuckDB type and comment of each column; empty if there is no such table or view."""
+def entries(session: Session, schema: str) -> dict[str, Entry]:
+    """The tables and views of a schema, by folded name."""
     rows = session.rows(
-        "SELECT schema_name, table_name, column_name, data_type, coalesce(comment, '') FROM duckdb_columns() "
-        "WHERE database_name = ? AND lower(table_name) = lower(?) ORDER BY table_oid, column_index",
-        session.catalog, table.name,
-    )  # fmt: skip
-    return [(n, t, c) for s, name, n, t, c in rows if _is(table, s, name)]
-
-
-def table_names(session: Session, schema: str) -> list[str]:
-    """Names of the tables and views in a schema."""
-    rows = session.rows(
-        "SELECT DISTINCT schema_name, table_name FROM duckdb_columns() WHERE database_name = ? AND NOT internal",
+        "SELECT schema_name, table_name, coalesce(comment, ''), false FROM duckdb_tables() WHERE database_name = $1 "
+        "UNION ALL SELECT schema_name, view_name, coalesce(comment, ''), true FROM duckdb_views() WHERE database_name = $1",
         session.catalog,
     )
-    return [name for found, name in rows if folded(found) == folded(schema)]
+    return {
+        folded(name): Entry(TableRef(found, name), comment, is_view)
+        for found, name, comment, is_view in rows
+        if folded(found) == folded(schema)
+    }
 
 
-def read_states(session: Session, schema: str) -> list[State]:
-    """Every binding's state in a schema, by table; empty before the first commit."""
-    if not duckdb_columns(session, TableRef(schema, STATE_TABLE)):
+def duckdb_columns(session: Session, entry: Entry) -> list[tuple[str, str]]:
+    """Name and DuckDB type of each column."""
+    rows = session.rows(f"SELECT name, type FROM pragma_table_info({literal(session.table(entry.table))})")
+    return [(name, kind) for name, kind in rows]
+
+
+def columns_of(session: Session, entry: Entry, *, comments: bool) -> pa.Schema:
+    """Columns with canonical types, and with their descriptions when ``comments`` (which takes longer)."""
+    texts = _column_comments(session, entry.table) if comments else {}
+    return pa.schema(
+        [
+            column(name, canonical_type(kind), description=texts.get(name, ""))
+            for name, kind in duckdb_columns(session, entry)
+        ]
+    )
+
+
+def read_states(session: Session, schema: str, names: dict[str, Entry]) -> list[State]:
+    """Every binding's state in a schema whose `entries` are ``names``, by table; empty before the first commit."""
+    if STATE_TABLE not in names:
         return []
     source = session.table(TableRef(schema, STATE_TABLE))
     rows = session.rows(f"SELECT {state.SELECTED} FROM {source} ORDER BY table_name, binding_id")
@@ -116,7 +138,7 @@ def read_states(session: Session, schema: str) -> list[State]:
 
 def read_history(session: Session, schema: str, binding_id: str) -> list[State]:
     """The last states of a binding, newest first."""
-    if not duckdb_columns(session, TableRef(schema, state.HISTORY_TABLE)):
+    if state.HISTORY_TABLE not in entries(session, schema):
         return []
     source = session.table(TableRef(schema, state.HISTORY_TABLE))
     rows = session.rows(
@@ -143,24 +165,13 @@ def _adopt(plan: LoadPlan, columns: pa.Schema) -> None:
         )
 
 
-def _refuse_view(session: Session, table: TableRef) -> None:
-    rows = session.rows("SELECT schema_name, view_name FROM duckdb_views() WHERE database_name = ?", session.catalog)
-    if any(_is(table, schema, name) for schema, name in rows):
-        raise DestinationError(
-            f"{table} is a view, and rows cannot be loaded into a view.", fix="Give this stream another `table`."
-        )
-
-
-def _table_comment(session: Session, table: TableRef) -> str:
+def _column_comments(session: Session, table: TableRef) -> dict[str, str]:
     rows = session.rows(
-        "SELECT schema_name, table_name, coalesce(comment, '') FROM duckdb_tables() WHERE database_name = ?",
-        session.catalog,
-    )
-    return next((comment for schema, name, comment in rows if _is(table, schema, name)), "")
-
-
-def _is(table: TableRef, schema: str, name: str) -> bool:
-    return folded(schema) == folded(table.schema) and folded(name) == folded(table.name)
+        "SELECT column_name, comment FROM duckdb_columns() "
+        "WHERE database_name = ? AND schema_name = ? AND table_name = ? AND comment IS NOT NULL",
+        session.catalog, table.schema, table.name,
+    )  # fmt: skip
+    return dict(rows)
 
 
 def _describe(session: Session, table: str, before: pa.Schema, after: pa.Schema) -> None:

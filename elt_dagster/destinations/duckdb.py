@@ -16,13 +16,14 @@ from pydantic import Field, field_validator
 from elt_dagster.destinations._duckdb_file import DatabaseFile, Session, explaining
 from elt_dagster.destinations._duckdb_load import DuckDBLoad, check_plan, needs_arrival
 from elt_dagster.destinations._duckdb_table import (
+    Entry,
+    columns_of,
     duckdb_columns,
+    entries,
     find,
     planned_evolution,
     read_history,
     read_states,
-    table_columns,
-    table_names,
 )
 from elt_dagster.destinations._duckdb_types import canonical_type, folded, readable
 from elt_dagster.destinations.base import Destination, Load, LoadPlan, State, TableRef
@@ -105,7 +106,7 @@ class DuckDB(Destination[DuckDBConfig]):
         if not self._file.exists():
             return []
         with self._file.open(write=False) as session, explaining(f"reading the state of {schema}"):
-            return read_states(session, schema)
+            return read_states(session, schema, entries(session, schema))
 
     def history(self, schema: str, binding_id: str) -> list[State]:
         """See `Destination.history`."""
@@ -119,14 +120,15 @@ class DuckDB(Destination[DuckDBConfig]):
         if not self._file.exists():
             return None
         with self._file.open(write=False) as session, explaining(f"looking at {table}"):
-            return table_columns(session, table)
+            entry = entries(session, table.schema).get(folded(table.name))
+            return columns_of(session, entry, comments=True) if entry is not None else None
 
     def count(self, table: TableRef) -> int:
         """The number of rows in ``table``. Raises NotFoundError for a missing table."""
         self._require_file(table)
         with self._file.open(write=False) as session, explaining(f"counting {table}"):
-            _require_table(session, table)
-            return int(session.value(f"SELECT count(*) FROM {session.table(table)}"))
+            entry = _require_entry(session, table)
+            return int(session.value(f"SELECT count(*) FROM {session.table(entry.table)}"))
 
     def read(
         self, table: TableRef, columns: list[str] | None = None, where: Mapping[str, tuple[Any, Any]] | None = None
@@ -138,7 +140,8 @@ class DuckDB(Destination[DuckDBConfig]):
         """
         self._require_file(table)
         with self._file.open(write=False) as session, explaining(f"reading {table}"):
-            found = {folded(n): (n, kind) for n, kind, _ in _require_table(session, table)}
+            entry = _require_entry(session, table)
+            found = {folded(name): (name, kind) for name, kind in duckdb_columns(session, entry)}
             chosen = (
                 [_require_column(found, name, table) for name in columns] if columns is not None else [*found.values()]
             )
@@ -195,11 +198,12 @@ class DuckDB(Destination[DuckDBConfig]):
 destination = DuckDB
 
 
-def _require_table(session: Session, table: TableRef) -> list[tuple[str, str, str]]:
-    found = duckdb_columns(session, table)
-    if not found:
-        raise NotFoundError(f"There is no table {table}.", fix=nearest(table.name, table_names(session, table.schema)))
-    return found
+def _require_entry(session: Session, table: TableRef) -> Entry:
+    known = entries(session, table.schema)
+    if folded(table.name) not in known:
+        names = [entry.table.name for entry in known.values()]
+        raise NotFoundError(f"There is no table {table}.", fix=nearest(table.name, names))
+    return known[folded(table.name)]
 
 
 def _require_column(found: Mapping[str, tuple[str, str]], name: str, table: TableRef) -> tuple[str, str]:
