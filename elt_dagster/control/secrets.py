@@ -1,9 +1,9 @@
 """Which settings of a connector are secrets, and how a configuration with masks or references becomes one that can be tried."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic import BaseModel, Secret, SecretBytes, SecretStr
 
 from elt_dagster.control.problems import Path
 from elt_dagster.errors import ConfigError
@@ -12,7 +12,7 @@ from elt_dagster.sdk.connector import Config
 
 
 def secret_fields(kind: type[BaseModel]) -> frozenset[str]:
-    """Dotted paths of every setting that is a `SecretStr`, such as ``password`` or ``auth.token``; lists on the way do not count."""
+    """Dotted paths of every setting that pydantic keeps secret, such as ``password`` or ``auth.token``; lists on the way do not count."""
     return frozenset(_secret_paths(kind, (), ()))
 
 
@@ -20,7 +20,11 @@ def _secret_paths(kind: type[BaseModel], above: tuple[str, ...], inside: tuple[t
     for name, field in kind.model_fields.items():
         path = (*above, field.alias or name)
         leaves = list(_leaves(field.annotation))
-        if any(leaf in (SecretStr, SecretBytes) for leaf in leaves):
+        extra = field.json_schema_extra
+        declared = isinstance(extra, dict) and extra.get("writeOnly") is True
+        if declared or any(
+            isinstance(leaf, type) and issubclass(leaf, SecretStr | SecretBytes | Secret) for leaf in leaves
+        ):
             yield ".".join(path)
         for leaf in leaves:
             if isinstance(leaf, type) and issubclass(leaf, BaseModel) and leaf not in inside:
@@ -29,8 +33,7 @@ def _secret_paths(kind: type[BaseModel], above: tuple[str, ...], inside: tuple[t
 
 def _leaves(annotation: Any) -> Iterator[Any]:
     parts = get_args(annotation)
-    if not parts:
-        yield annotation
+    yield get_origin(annotation) if parts else annotation
     for part in parts:
         yield from _leaves(part)
 

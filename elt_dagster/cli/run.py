@@ -1,0 +1,164 @@
+"""``run``: one Dagster run of one sync, followed until it has ended."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from elt_dagster.cli.progress import Board, ProgressView, progress_view
+from elt_dagster.cli.session import Session, command, launching
+from elt_dagster.cli.show import cell, number, seconds, size, table
+
+if TYPE_CHECKING:
+    from elt_dagster.control.runs import Runs, RunView
+    from elt_dagster.errors import EltError
+
+POLL_SECONDS = 0.4
+CANCELLED = 130
+
+
+@click.command()
+@click.argument("sync")
+@click.option("--stream", "streams", multiple=True, metavar="NAME", help="Only this stream; may be repeated.")
+@click.option("--full-refresh", is_flag=True, help="Read everything again and replace the tables.")
+@launching
+@command
+def run(session: Session, sync: str, streams: tuple[str, ...], full_refresh: bool, workspace_file: str | None) -> int:
+    """Run SYNC now and watch it. The run is Dagster's: the UI shows it, and can re-execute it.
+
+    Ctrl-C cancels the run; what it has committed stays. The exit code tells the class of what went wrong.
+    """
+    from elt_dagster.model import RunMode
+
+    wanted = _wanted(session, sync, streams)
+    mode = RunMode.FULL_REFRESH if full_refresh else RunMode.INCREMENTAL
+    with session.runs(workspace_file) as runs:
+        run_id = runs.launch(sync, streams=list(streams) or None, run_mode=mode)
+        session.say(f"Run {run_id} of {sync}{' (full refresh)' if full_refresh else ''}")
+        view = follow(session, runs, run_id, Board(wanted))
+    session.answer(run_json(view), _result_table(view), _closing(view))
+    for failed in view.failures:
+        session.say(f"{failed.stream}: {failed.error or 'failed; its log is in the Dagster UI.'}", style="red")
+    if view.error:
+        session.say(view.error, style="red")
+    return exit_code(view)
+
+
+def _wanted(session: Session, slug: str, streams: tuple[str, ...]) -> list[str]:
+    """The streams to run, checked before anything starts."""
+    from elt_dagster.errors import ConfigError, NotFoundError, nearest
+
+    spec = session.workspace.configured(slug).spec
+    known = [b.name for b in spec.streams]
+    for name in streams:
+        if name not in known:
+            raise NotFoundError(f"Sync {slug!r} has no stream {name!r}.", fix=nearest(name, known))
+    if not known:
+        raise ConfigError(f"Sync {slug!r} has no streams.", fix="Add streams to it and apply it.")
+    return list(streams) or known
+
+
+def follow(session: Session, runs: "Runs", run_id: str, board: Board) -> "RunView":
+    """Show a run until it has ended. The first Ctrl-C cancels it, the second one stops watching."""
+    cancelling = False
+    with progress_view(session.err, board) as shown:
+        while True:
+            try:
+                return _watch(runs, run_id, board, shown)
+            except KeyboardInterrupt:
+                if cancelling:
+                    raise
+                cancelling = True
+                shown.message("Cancelling; what is committed stays. Press Ctrl-C again to stop watching.")
+                runs.cancel(run_id, "Ctrl-C on the command line")
+
+
+def _watch(runs: "Runs", run_id: str, board: Board, shown: ProgressView) -> "RunView":
+    cursor: str | None = None
+    while True:
+        # The view first: events that come after it are read in the next round, so that none is missed at the end.
+        view = runs.get(run_id)
+        events = runs.events(run_id, after=cursor)
+        cursor = events.cursor
+        for progress in events.progress:
+            shown.progressed(board.see_progress(progress))
+        for text in events.messages:
+            shown.message(text)
+        for line in board.see_view(view):
+            shown.changed(line)
+        if view.status.is_final:
+            return view
+        time.sleep(POLL_SECONDS)
+
+
+def exit_code(view: "RunView") -> int:
+    """What the command exits with: 0, 130 for a cancelled run, else the code of the one class all failures share, else 1."""
+    from elt_dagster.control.runs import RunStatus
+
+    if view.status is RunStatus.COMPLETED:
+        return 0
+    if view.status is RunStatus.CANCELLED:
+        return CANCELLED
+    codes = {_codes().get(failed.reason or "", 1) for failed in view.failures}
+    return codes.pop() if len(codes) == 1 else 1
+
+
+def _codes() -> dict[str, int]:
+    from elt_dagster import errors
+
+    found: dict[str, int] = {}
+    kinds: list[type[EltError]] = [errors.EltError]
+    while kinds:
+        kind = kinds.pop()
+        found.setdefault(kind.reason, kind.exit_code)
+        kinds += kind.__subclasses__()
+    return found
+
+
+def run_json(view: "RunView") -> dict[str, Any]:
+    """A run as plain data with stable keys."""
+    return {
+        "id": view.id,
+        "sync": view.sync,
+        "status": view.status.value,
+        "run_mode": view.run_mode.value,
+        "triggered_by": view.triggered_by,
+        "trigger_ref": view.trigger_ref,
+        "created_at": view.created_at,
+        "started_at": view.started_at,
+        "ended_at": view.ended_at,
+        "error": view.error,
+        "url": view.url,
+        "streams": [
+            {
+                "stream": s.stream,
+                "status": s.status.value,
+                "rows": s.rows,
+                "bytes": s.bytes,
+                "seconds": s.seconds,
+                "error": s.error,
+                "reason": s.reason,
+                "metrics": dict(s.metrics),
+            }
+            for s in view.streams
+        ],
+    }
+
+
+def _result_table(view: "RunView") -> Any:
+    numbers = ("read", "inserted", "updated", "rows/s", "bytes", "time", "table rows")
+    rows = []
+    for s in view.streams:
+        m = s.metrics
+        counts = (number(s.rows), number(m.get("rows_inserted")), number(m.get("rows_updated")))
+        speed = (number(m.get("rows_per_second")), size(s.bytes), seconds(s.seconds), number(m.get("table_rows")))
+        cursor = " → ".join(cell(c) for c in (m.get("cursor_before"), m.get("cursor_after")) if c)
+        rows.append((s.stream, s.status.value, *counts, *speed, cursor))
+    return table(("stream", "status", *numbers, "cursor"), rows, right=numbers)
+
+
+def _closing(view: "RunView") -> str:
+    took = ""
+    if view.started_at and view.ended_at:
+        took = f" in {seconds((view.ended_at - view.started_at).total_seconds())}"
+    return f"Run {view.id} {view.status.value}{took}.{f' {view.url}' if view.url else ''}"
