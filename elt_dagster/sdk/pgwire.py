@@ -124,7 +124,7 @@ class CopyConnections:
         import asyncpg
 
         config = self._config
-        connection = await asyncpg.connect(
+        return await asyncpg.connect(
             dsn=f"postgresql:///?{urlencode(_tls(config))}",
             host=config.host,
             port=config.port,
@@ -135,10 +135,9 @@ class CopyConnections:
             statement_cache_size=0,  # poolers in transaction mode know no prepared statements
             server_settings={"application_name": self._application_name},
         )
-        return connection
 
     async def _share(self, count: int) -> int:
-        import asyncpg  # noqa: PLC0415
+        import asyncpg
 
         snapshot = await self._connections[0].fetchval("SELECT pg_export_snapshot()")
         while len(self._connections) < count:
@@ -210,7 +209,7 @@ _BY_STATE: tuple[tuple[str, type[EltError], str, str], ...] = (
 
 def translated(error: Exception, what: str, config: ServerConfig) -> EltError:
     """The EltError for what the driver raised while ``what`` was read; never with the server's text, which may show values."""
-    import asyncpg  # noqa: PLC0415
+    import asyncpg
 
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]

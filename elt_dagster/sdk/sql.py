@@ -8,11 +8,10 @@ beyond `SqlConnector.quote` and `SqlConnector.literal`.
 import math
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import pyarrow as pa
@@ -315,16 +314,15 @@ def _as_kind(value: datetime, kind: pa.DataType) -> datetime:
 
 
 def _fits(value: CursorValue, kind: pa.DataType) -> bool:
+    """Whether a checkpoint's value can be compared with a column of ``kind``."""
     t = pa.types
-    tests: tuple[tuple[type, Callable[[pa.DataType], bool]], ...] = (
-        (datetime, lambda k: t.is_timestamp(k) and bool(k.tz) == (getattr(value, "tzinfo", None) is not None)),
-        (date, t.is_date),
-        (int, lambda k: t.is_integer(k) or t.is_decimal(k) or t.is_floating(k)),
-        (float, t.is_floating),
-        (Decimal, lambda k: t.is_decimal(k) or t.is_integer(k)),
-        (str, t.is_string),
-    )
-    return next((test(kind) for python, test in tests if isinstance(value, python)), False)
+    if isinstance(value, datetime):
+        return bool(t.is_timestamp(kind)) and (kind.tz is None) == (value.tzinfo is None)
+    if isinstance(value, date):
+        return bool(t.is_date(kind))
+    if isinstance(value, str):
+        return bool(t.is_string(kind))
+    return bool(t.is_floating(kind) or (not isinstance(value, float) and (t.is_integer(kind) or t.is_decimal(kind))))
 
 
 def with_checkpoints(

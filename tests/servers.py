@@ -1,0 +1,133 @@
+"""Throw-away servers for tests: a real PostgreSQL from the system's binaries, one per test session, whatever number of workers it has.
+
+`postgres_url` answers with a superuser's URL. A server that already runs can be used instead: ``ELT_DAGSTER_TEST_POSTGRES_URL``.
+The server belongs to the process that started the tests: a small watchdog ends it and removes its files when that process is gone, so that
+neither a crash nor the order in which parallel workers finish leaves anything behind.
+"""
+
+import fcntl
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+import psycopg2
+import pytest
+
+URL_VARIABLE = "ELT_DAGSTER_TEST_POSTGRES_URL"
+PASSWORD = "elt-dagster-test"
+_NOBODY = 65534
+_OPTIONS = {
+    "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "100",
+    "max_prepared_transactions": "5", "wal_level": "logical", "unix_socket_directories": "", "timezone": "Europe/Copenhagen",
+}  # fmt: skip
+_WATCHDOG = 'while kill -0 "$1" 2>/dev/null; do sleep 1; done; rest="$2 $3"; shift 3; "$@"; rm -rf $rest'
+
+
+def postgres_url() -> str:
+    """URL of a superuser on a server for tests, started on first use. Skips the test, or fails it under ``CI``, when there is none."""
+    if url := os.environ.get(URL_VARIABLE):
+        return url
+    binaries = _binaries() or _no_server()
+    owner = _session_process()
+    note = Path(tempfile.gettempdir()) / f"elt-dagster-test-postgres-{os.getuid()}-{owner}"
+    with open(f"{note}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not note.exists():
+            note.write_text(_start(binaries, owner, note))
+        return note.read_text()
+
+
+@contextmanager
+def database(prefix: str = "elt") -> Iterator[str]:
+    """URL of an empty database of its own, dropped afterwards with whoever is still connected."""
+    server = postgres_url()
+    name = f"{prefix}_{secrets.token_hex(6)}"
+    _execute(server, f"CREATE DATABASE {name} TEMPLATE template0")
+    try:
+        yield urlsplit(server)._replace(path=f"/{name}").geturl()
+    finally:
+        _execute(server, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def _execute(url: str, sql: str) -> None:
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(sql)
+    finally:
+        connection.close()
+
+
+def _no_server() -> NoReturn:
+    reason = f"No PostgreSQL server: install the package postgresql, or set {URL_VARIABLE}."
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def _binaries() -> Path | None:
+    newest = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: float(p.parts[-3]))
+    if newest:
+        return newest[-1].parent
+    found = shutil.which("initdb")
+    return Path(found).parent if found else None
+
+
+def _session_process() -> int:
+    """The process all workers of this test session descend from."""
+    return os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+
+
+def _start(binaries: Path, owner: int, note: Path) -> str:
+    folder = Path(tempfile.mkdtemp(prefix="elt-dagster-pg-"))
+    data, password = folder / "data", folder / "password"
+    password.write_text(PASSWORD)
+    if os.getuid() == 0:
+        for path in (folder, password):
+            os.chown(path, _NOBODY, _NOBODY)
+    port = _free_port()
+    options = " ".join(f"-c {key}='{value}'" for key, value in _OPTIONS.items())
+    _run(folder, binaries / "initdb", "-D", data, "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync",
+         "--auth=scram-sha-256", f"--pwfile={password}")  # fmt: skip
+    _run(folder, binaries / "pg_ctl", "-D", data, "-l", folder / "log", "-w", "-t", "60", "-o",
+         f"-h 127.0.0.1 -p {port} {options}", "start")  # fmt: skip
+    stop = _as_nobody([str(binaries / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop"])
+    subprocess.Popen(
+        ["sh", "-c", _WATCHDOG, "watchdog", str(owner), str(folder), f"{note} {note}.lock", *stop],
+        start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
+    )  # fmt: skip
+    return f"postgresql://postgres:{PASSWORD}@127.0.0.1:{port}/postgres"
+
+
+def _run(folder: Path, *command: str | Path) -> None:
+    # a file, not a pipe: the server inherits it and would keep a pipe open
+    with open(folder / "output", "w+") as output:
+        done = subprocess.run(
+            _as_nobody([str(part) for part in command]),
+            check=False, cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        if done.returncode:
+            output.seek(0)
+            pytest.fail(f"{command[0]} failed: {output.read()}")
+
+
+def _as_nobody(command: list[str]) -> list[str]:
+    """PostgreSQL refuses to run as root."""
+    if os.getuid() != 0:
+        return command
+    return ["setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", *command]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
