@@ -60,7 +60,7 @@ def _build_asset(props: BindingProps, spec: dg.AssetSpec, sync_keys: frozenset[d
         retry_policy=retry_policy(execution),
     )
     def load(context: dg.AssetExecutionContext, sync_run: SyncRun) -> StreamRead:
-        with dagster_errors(execution, attempt=context.retry_number):
+        with dagster_errors(execution, attempt=context.retry_number, stream=stream):
             mode = sync_run.mode(context.run.tags)
             _keep_tags(context, sync, sync_keys, mode)
             return with_discovered_stream(sync, sync.read(stream, run_id=context.run.run_id, run_mode=mode))

@@ -11,6 +11,7 @@ import dagster as dg
 
 from elt_dagster.errors import CancelledError, EltError, TransientError
 from elt_dagster.model import Execution
+from elt_dagster.orchestration.metadata import STREAM
 
 LONGEST_WAIT_SECONDS = 900.0
 """A longer wait would hold a worker for nothing; the step fails and the next run goes on from the checkpoint."""
@@ -19,31 +20,33 @@ ERROR_CLASS = "elt/error_class"
 
 
 @contextmanager
-def dagster_errors(execution: Execution | None = None, *, attempt: int = 0) -> Iterator[None]:
-    """Turn what the body raises into Dagster's terms; ``attempt`` counts the tries before this one.
+def dagster_errors(execution: Execution | None = None, *, attempt: int = 0, stream: str = "") -> Iterator[None]:
+    """Turn what the body raises into Dagster's terms; ``attempt`` counts the tries before this one, ``stream`` is who failed.
 
     Without ``execution`` (a user's own asset) the asset's own retry policy decides about transient errors.
     """
     try:
         yield
     except EltError as error:
-        raise translate(error, execution, attempt) from error
+        raise translate(error, execution, attempt, stream) from error
     except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt):
         stopped = CancelledError(
             "The run was cancelled.", fix="What was committed stays; the next run goes on from there."
         )
-        raise failure(stopped) from None
+        raise failure(stopped, stream=stream) from None
 
 
-def translate(error: EltError, execution: Execution | None, attempt: int) -> dg.Failure | dg.RetryRequested:
+def translate(
+    error: EltError, execution: Execution | None, attempt: int, stream: str = ""
+) -> dg.Failure | dg.RetryRequested:
     """The `Failure` or `RetryRequested` that stands for ``error``."""
     if not isinstance(error, TransientError):
-        return failure(error)
+        return failure(error, stream=stream)
     if execution is None:
-        return failure(error, allow_retries=True)
+        return failure(error, stream=stream, allow_retries=True)
     wait = retry_wait(error, execution, attempt)
     if attempt >= execution.max_retries or wait > LONGEST_WAIT_SECONDS:
-        return failure(error)
+        return failure(error, stream=stream)
     return dg.RetryRequested(max_retries=execution.max_retries, seconds_to_wait=wait)
 
 
@@ -54,11 +57,12 @@ def retry_wait(error: TransientError, execution: Execution, attempt: int) -> flo
     return min(execution.retry_delay_seconds * 2.0 ** min(attempt, 30), LONGEST_WAIT_SECONDS)
 
 
-def failure(error: EltError, *, allow_retries: bool = False) -> dg.Failure:
+def failure(error: EltError, *, stream: str = "", allow_retries: bool = False) -> dg.Failure:
     """A `Failure` that carries the error's message, reason and class."""
+    who = {STREAM: stream} if stream else {}
     return dg.Failure(
         description=str(error),
-        metadata={REASON: error.reason, ERROR_CLASS: type(error).__name__},
+        metadata={REASON: error.reason, ERROR_CLASS: type(error).__name__, **who},
         allow_retries=allow_retries,
     )
 

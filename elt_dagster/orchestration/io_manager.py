@@ -48,7 +48,7 @@ class WarehouseIOManager(dg.IOManager):
     def handle_output(self, context: dg.OutputContext, obj: object) -> None:
         """Drain a `StreamRead` into its table, or replace the asset's table with a frame of the user's own."""
         if isinstance(obj, StreamRead):
-            with dagster_errors(obj.sync.execution, attempt=_attempt(context)):
+            with dagster_errors(obj.sync.execution, attempt=_attempt(context), stream=obj.binding.name):
                 self._load(context, obj)
         else:
             with dagster_errors():

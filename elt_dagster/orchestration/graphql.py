@@ -1,0 +1,209 @@
+"""The GraphQL documents we send to Dagster, and what carries them there.
+
+One set of documents serves both ways: over HTTP to a webserver, and inside this process (`hosting`).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import httpx
+
+from elt_dagster.errors import ConfigError, TransientError
+
+TIMEOUT_SECONDS = 60.0
+
+REPOSITORIES = """
+query EltRepositories {
+  repositoriesOrError {
+    __typename
+    ... on RepositoryConnection { nodes { name location { name } } }
+    ... on PythonError { message }
+  }
+  workspaceOrError {
+    __typename
+    ... on Workspace { locationEntries { name locationOrLoadError { __typename ... on PythonError { message } } } }
+    ... on PythonError { message }
+  }
+}
+"""
+
+JOB = """
+query EltJob($selector: PipelineSelector!) {
+  pipelineOrError(params: $selector) { __typename ... on PythonError { message } }
+  assetNodes(pipeline: $selector) {
+    assetKey { path }
+    opNames
+    metadataEntries { label ... on TextMetadataEntry { text } }
+  }
+}
+"""
+
+LAUNCH = """
+mutation EltLaunch($params: ExecutionParams!) {
+  launchRun(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on RunConfigValidationInvalid { errors { message } }
+    ... on Error { message }
+  }
+}
+"""
+
+_RUN = """
+fragment EltRun on Run {
+  runId status jobName creationTime startTime endTime
+  tags { key value }
+  repositoryOrigin { repositoryName repositoryLocationName }
+}
+"""
+
+RUNS = (
+    """
+query EltRuns($filter: RunsFilter, $cursor: String, $limit: Int) {
+  runsOrError(filter: $filter, cursor: $cursor, limit: $limit) {
+    __typename
+    ... on Runs { results { ...EltRun } }
+    ... on Error { message }
+  }
+}
+"""
+    + _RUN
+)
+
+RUN = (
+    """
+query EltRun($id: ID!) {
+  runOrError(runId: $id) {
+    __typename
+    ... on Run {
+      ...EltRun
+      assetSelection { path }
+      stepKeysToExecute
+      stepStats {
+        stepKey status startTime endTime
+        materializations { metadataEntries {
+          label
+          ... on IntMetadataEntry { intRepr }
+          ... on FloatMetadataEntry { floatValue }
+          ... on TextMetadataEntry { text }
+          ... on MarkdownMetadataEntry { mdStr }
+        } }
+      }
+    }
+    ... on Error { message }
+  }
+}
+"""
+    + _RUN
+)
+
+EVENTS = """
+query EltEvents($id: ID!, $after: String, $limit: Int) {
+  logsForRun(runId: $id, afterCursor: $after, limit: $limit) {
+    __typename
+    ... on EventConnection {
+      cursor hasMore
+      events {
+        __typename
+        ... on MessageEvent { message level stepKey }
+        ... on ExecutionStepFailureEvent {
+          error { message className causes { message className } }
+          failureMetadata { description metadataEntries { label ... on TextMetadataEntry { text } } }
+        }
+        ... on ExecutionStepUpForRetryEvent { secondsToWait error { message causes { message } } }
+        ... on RunFailureEvent { error { message } }
+      }
+    }
+    ... on Error { message }
+  }
+}
+"""
+
+TERMINATE = """
+mutation EltTerminate($id: String!) {
+  terminateRun(runId: $id, terminatePolicy: SAFE_TERMINATE) {
+    __typename
+    ... on TerminateRunFailure { message }
+    ... on Error { message }
+  }
+}
+"""
+
+
+ABOUT_DEFINITIONS = frozenset({REPOSITORIES, JOB, LAUNCH})
+"""What can only be answered with the workspace loaded."""
+
+
+class Transport(Protocol):
+    """Carries GraphQL documents to one Dagster deployment."""
+
+    def execute(self, document: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """The ``data`` of the answer. Raises TransientError when Dagster cannot be asked, ConfigError when it refuses the document."""
+        ...
+
+    def annotate(self, run_id: str, tags: Mapping[str, str], message: str) -> bool:
+        """Write ``tags`` and a line of log onto a run, where the instance is at hand; GraphQL has no way to do it."""
+        ...
+
+    def run_url(self, run_id: str) -> str | None:
+        """The page of a run, if there is a webserver."""
+        ...
+
+    def close(self) -> None:
+        """Let go of servers and sockets."""
+        ...
+
+
+class HttpTransport:
+    """Talks to a running ``dagster-webserver``."""
+
+    def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
+        self._url = url.rstrip("/")
+        self._client = httpx.Client(timeout=TIMEOUT_SECONDS, transport=transport)
+
+    def execute(self, document: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """POST to ``/graphql``."""
+        try:
+            response = self._client.post(f"{self._url}/graphql", json={"query": document, "variables": dict(variables)})
+        except httpx.HTTPError as error:
+            raise TransientError(
+                f"The Dagster webserver at {self._shown()} cannot be reached ({type(error).__name__}).",
+                fix="Start it with `dagster dev`, or unset ELT_DAGSTER_WEBSERVER_URL to run without one.",
+            ) from None
+        if response.status_code >= 500:
+            raise TransientError(f"The Dagster webserver at {self._shown()} answered {response.status_code}.")
+        try:
+            answer = response.json()
+        except ValueError:
+            raise ConfigError(
+                f"{self._shown()} answered {response.status_code} and no JSON to a GraphQL query.",
+                fix="Point ELT_DAGSTER_WEBSERVER_URL at a Dagster webserver.",
+            ) from None
+        return data_of(answer)
+
+    def annotate(self, run_id: str, tags: Mapping[str, str], message: str) -> bool:
+        """Through DAGSTER_HOME, when it is that of the same deployment."""
+        from elt_dagster.orchestration.hosting import annotate_at_home
+
+        return annotate_at_home(run_id, tags, message)
+
+    def run_url(self, run_id: str) -> str | None:
+        """The run's page."""
+        return f"{self._url}/runs/{run_id}"
+
+    def close(self) -> None:
+        """Close the connection pool."""
+        self._client.close()
+
+    def _shown(self) -> str:
+        url = httpx.URL(self._url)
+        return f"{url.scheme}://{url.host}" + (f":{url.port}" if url.port else "")
+
+
+def data_of(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``data`` of a GraphQL answer. Raises ConfigError with the first message when the document as a whole was refused."""
+    data = answer.get("data")
+    if answer.get("errors") or data is None:
+        problems = answer.get("errors") or [{"message": "no data"}]
+        raise ConfigError(f"Dagster refused a query: {problems[0].get('message')}.", fix="Does its version match ours?")
+    return dict(data)

@@ -1,0 +1,172 @@
+"""From Dagster's words about a run to ours. Pure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from elt_dagster.control.runs import RunStatus, RunView, StreamRun
+from elt_dagster.model import RunMode
+from elt_dagster.orchestration.errors import REASON
+from elt_dagster.orchestration.metadata import BYTES_READ, ROWS_READ, STREAM, plain_metrics
+from elt_dagster.orchestration.tags import RUN_MODE_TAG, SYNC_TAG, TRIGGER_REF_TAG, TRIGGERED_BY_TAG
+
+_RUN_STATUS = {
+    "QUEUED": RunStatus.PENDING,
+    "NOT_STARTED": RunStatus.PENDING,
+    "MANAGED": RunStatus.PENDING,
+    "STARTING": RunStatus.PENDING,
+    "STARTED": RunStatus.RUNNING,
+    "CANCELING": RunStatus.RUNNING,
+    "CANCELED": RunStatus.CANCELLED,
+    "SUCCESS": RunStatus.COMPLETED,
+    "FAILURE": RunStatus.FAILED,
+}
+_STEP_STATUS = {
+    "SUCCESS": RunStatus.COMPLETED,
+    "FAILURE": RunStatus.FAILED,
+    "SKIPPED": RunStatus.SKIPPED,
+    "IN_PROGRESS": RunStatus.RUNNING,
+}
+_VALUES = ("intRepr", "floatValue", "text", "mdStr")
+
+
+@dataclass(frozen=True, slots=True)
+class JobStream:
+    """A stream of a sync's job: its asset and its step."""
+
+    stream: str
+    key: tuple[str, ...]
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepError:
+    """Why a step failed."""
+
+    message: str
+    reason: str | None = None
+    stream: str | None = None
+
+
+RUN_ERROR = ""
+"""Under this key `stream_errors` puts what no step said."""
+
+
+def run_view(run: Mapping[str, Any], url: str | None) -> RunView:
+    """A run without its streams."""
+    tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+    mode = tags.get(RUN_MODE_TAG)
+    return RunView(
+        id=run["runId"],
+        sync=tags.get(SYNC_TAG, ""),
+        status=_RUN_STATUS.get(run["status"], RunStatus.PENDING),
+        run_mode=RunMode(mode) if mode in {m.value for m in RunMode} else RunMode.INCREMENTAL,
+        triggered_by=tags.get(TRIGGERED_BY_TAG, "manual"),
+        trigger_ref=tags.get(TRIGGER_REF_TAG, ""),
+        created_at=_time(run["creationTime"]),
+        started_at=_time(run["startTime"]),
+        ended_at=_time(run["endTime"]),
+        url=url,
+    )
+
+
+def with_streams(
+    view: RunView, run: Mapping[str, Any], streams: Iterable[JobStream], errors: Mapping[str, StepError]
+) -> RunView:
+    """``view`` with one `StreamRun` per stream, in the job's order; steps the job no longer knows come last."""
+    stats = {step["stepKey"]: step for step in run["stepStats"]}
+    known = list(streams)
+    steps = {s.step for s in known}
+    known += [
+        JobStream(_stream_of(step, errors.get(key)), (key,), key) for key, step in stats.items() if key not in steps
+    ]
+    found = tuple(_stream_run(s, stats.get(s.step), errors.get(s.step), view.status) for s in known)
+    whole = errors.get(RUN_ERROR)
+    failed = any(s.status is RunStatus.FAILED for s in found)
+    return replace(view, streams=found, error=whole.message if whole is not None and not failed else None)
+
+
+def stream_errors(events: Iterable[Mapping[str, Any]]) -> dict[str, StepError]:
+    """Why steps failed, by step key; the run's own failure under `RUN_ERROR`."""
+    errors: dict[str, StepError] = {}
+    for event in events:
+        if event["__typename"] == "ExecutionStepFailureEvent":
+            errors[event["stepKey"]] = _step_error(event)
+        elif event["__typename"] == "RunFailureEvent":
+            errors[RUN_ERROR] = StepError(_words(event.get("error")) or event["message"])
+    return errors
+
+
+def event_message(event: Mapping[str, Any]) -> str | None:
+    """A line for a person, for the events that are worth one."""
+    step = event.get("stepKey") or ""
+    match event["__typename"]:
+        case "ExecutionStepFailureEvent":
+            return f"{step}: {_step_error(event).message}"
+        case "ExecutionStepUpForRetryEvent":
+            wait = event.get("secondsToWait") or 0
+            return f"{step}: {_words(event.get('error'))} Trying again in {wait:g} s."
+        case "LogMessageEvent" if event.get("level") in ("WARNING", "ERROR", "CRITICAL"):
+            return f"{step}: {event['message']}" if step else str(event["message"])
+        case _:
+            return None
+
+
+def _step_error(event: Mapping[str, Any]) -> StepError:
+    told = event.get("failureMetadata") or {}
+    entries = {e["label"]: e.get("text") for e in told.get("metadataEntries") or ()}
+    message = told.get("description") or _words(event.get("error")) or event["message"]
+    return StepError(message, entries.get(REASON), entries.get(STREAM))
+
+
+def _words(error: Mapping[str, Any] | None) -> str:
+    """The innermost message of a chain of errors, without the class in front."""
+    if not error:
+        return ""
+    innermost = (error.get("causes") or [error])[-1]
+    message = str(innermost["message"]).strip()
+    head, separator, rest = message.partition(": ")
+    return rest if separator and "." in head and " " not in head else message
+
+
+def _stream_run(
+    stream: JobStream, step: Mapping[str, Any] | None, error: StepError | None, run_status: RunStatus
+) -> StreamRun:
+    if step is None:
+        left = RunStatus.PENDING if not run_status.is_final else RunStatus.SKIPPED
+        return StreamRun(stream=stream.stream, status=left)
+    status = _STEP_STATUS.get(step["status"], RunStatus.PENDING)
+    if run_status is RunStatus.CANCELLED and status in (RunStatus.FAILED, RunStatus.RUNNING):
+        status = RunStatus.CANCELLED
+    entries = _entries(step)
+    start, end = step["startTime"], step["endTime"]
+    return StreamRun(
+        stream=stream.stream,
+        status=status,
+        rows=entries.get(ROWS_READ),
+        bytes=entries.get(BYTES_READ),
+        seconds=end - start if start and end else None,
+        error=error.message if error is not None and status is RunStatus.FAILED else None,
+        reason=error.reason if error is not None and status is RunStatus.FAILED else None,
+        metrics=plain_metrics(entries),
+    )
+
+
+def _entries(step: Mapping[str, Any]) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
+    for materialization in step["materializations"]:
+        for entry in materialization["metadataEntries"]:
+            value = next((entry[name] for name in _VALUES if name in entry), None)
+            if value is not None:
+                entries[entry["label"]] = int(value) if "intRepr" in entry else value
+    return entries
+
+
+def _stream_of(step: Mapping[str, Any], error: StepError | None) -> str:
+    told = error.stream if error is not None else _entries(step).get(STREAM)
+    return str(told or step["stepKey"])
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return datetime.fromtimestamp(seconds, UTC) if seconds else None
