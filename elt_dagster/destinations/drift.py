@@ -129,6 +129,7 @@ def evolve(
     if drift is SchemaDrift.FREEZE:
         _refuse_differences(table, incoming, fold, where)
     if drift is not SchemaDrift.EVOLVE:
+        _refuse_changed_values(table, incoming, fold, where)
         return Evolution(table)
     return _rebuilt(table, incoming, fold) if rebuild else _altered(table, incoming, fold, where)
 
@@ -216,6 +217,20 @@ def _refuse_differences(table: pa.Schema, incoming: pa.Schema, fold: Fold, where
     ]
     if found := differences(table, pa.schema(fitting), fold):
         raise _frozen(where, found)
+
+
+def _refuse_changed_values(table: pa.Schema, incoming: pa.Schema, fold: Fold, where: str) -> None:
+    """Integers may be tried in a narrower integer column, where one that is too large fails; whatever would round or cut may not."""
+    have = by_name(table, fold)
+    for field in incoming:
+        known = have.get(fold(field.name))
+        if known is None or _wider(known, field, where) == known.type:
+            continue
+        if not (pa.types.is_integer(known.type) and pa.types.is_integer(field.type)):
+            raise DestinationError(
+                f"{where}: column {known.name!r} is {_type(known)} and now gets {_type(field)}.",
+                fix="Set schema_drift to evolve, or exclude the column.",
+            )
 
 
 def _frozen(where: str, found: list[str]) -> DestinationError:
