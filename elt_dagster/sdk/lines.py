@@ -211,6 +211,8 @@ def _json_blocks(opened: OpenedText, wanted: Decoding, block_bytes: int) -> Iter
 
     with duckdb.connect(config={"enable_external_access": "false"}) as memory:
         columns = _JsonColumns(opened.file.name, wanted, memory)
+        if opened.complete and not opened.head.removeprefix(_BOM).strip():
+            return  # Arrow takes a file without any line for a damaged one
         for batch in _in_blocks(opened, block_bytes, _text_lines):
             yield columns.extract(batch)
 
@@ -242,6 +244,10 @@ class _JsonColumns:
         """The columns of a block of lines."""
         import duckdb
 
+        # valid JSON that begins with a brace is an object; that it is valid, DuckDB says
+        objects = pc.starts_with(pc.utf8_ltrim_whitespace(lines.column(0)), "{")
+        if not pc.all(objects).as_py():
+            raise self._no_object(pc.index(objects, False).as_py())
         table = self.memory.from_arrow(pa.Table.from_batches([lines]))
         try:
             self._learn_new(table)
@@ -286,10 +292,7 @@ class _JsonColumns:
             {n: _JSON if self._is_json(n) else _TEXT for n in names} or {"x": _TEXT}, ensure_ascii=False
         )
         found = table.project(f"from_json(line, {_quoted(struct)}) AS s")
-        arrow = found.project(f"unnest(s), s IS NULL AS {_NO_OBJECT}").to_arrow_table().combine_chunks()
-        missing = arrow.column(arrow.num_columns - 1).combine_chunks()
-        if pc.any(missing).as_py():
-            raise self._no_object(pc.index(missing, True).as_py())
+        arrow = found.project("unnest(s)").to_arrow_table().combine_chunks()
         if not names:
             return _Block(pa.RecordBatch.from_arrays([pa.nulls(arrow.num_rows)], [ROWS_ONLY]))
         texts = [arrow.column(i).combine_chunks().cast(pa.string()) for i in range(len(names))]
@@ -320,7 +323,6 @@ class _JsonColumns:
 
 
 _TEXT, _JSON, _UNSEEN = "VARCHAR", "JSON", "NULL"  # DuckDB's names
-_NO_OBJECT = "_elt_no_object"
 
 
 def _has_values(column: pa.Array) -> bool:
