@@ -22,11 +22,46 @@ from elt_dagster.model import (
     Window,
     cursor_text,
 )
-from elt_dagster.model.types import JSON, TIMESTAMP, TIMESTAMP_UTC, UUID
+from elt_dagster.model.types import JSON, TIMESTAMP, TIMESTAMP_UTC, UUID, parse_type
 from elt_dagster.sdk.arrow import canonical_schema, highest, null_rows, split, text_column
+from elt_dagster.sdk.auth import (
+    ApiKey,
+    Basic,
+    Bearer,
+    Login,
+    NoAuth,
+    OAuth2,
+    OAuthClient,
+    SessionLogin,
+    TokenAuth,
+    TokenFields,
+)
+from elt_dagster.sdk.auth_settings import AuthSettings, NoneAuth
+from elt_dagster.sdk.auth_signed import JwtBearer, JwtClaims, SigV4
 from elt_dagster.sdk.connector import Config, Connector, Runtime
 from elt_dagster.sdk.csv import CsvDecoder
+from elt_dagster.sdk.cursor import Cursor, parse_cursor
+from elt_dagster.sdk.endpoint import Endpoint, Parent
 from elt_dagster.sdk.files import CsvOptions, FileConfig, FileConnector, FileStream
+from elt_dagster.sdk.http import Action, Answer, Budget, Http, Rule
+from elt_dagster.sdk.json import Document, JsonParser, parse_path
+from elt_dagster.sdk.pages import (
+    AutoPages,
+    Call,
+    Into,
+    LinkHeader,
+    NextCursor,
+    NextUrl,
+    Offset,
+    Page,
+    PageNumber,
+    PageSize,
+    Pagination,
+    SinglePage,
+    Stop,
+)
+from elt_dagster.sdk.pages_settings import AutoPagination, PaginationSettings
+from elt_dagster.sdk.rest import RestConnector
 from elt_dagster.sdk.sql import Column, Query, SqlConnector, SqlSession, SqlSettings, Table
 
 __all__ = [
@@ -34,8 +69,18 @@ __all__ = [
     "TIMESTAMP",
     "TIMESTAMP_UTC",
     "UUID",
+    "Action",
+    "Answer",
+    "ApiKey",
     "AuthError",
+    "AuthSettings",
+    "AutoPages",
+    "AutoPagination",
+    "Basic",
     "Batch",
+    "Bearer",
+    "Budget",
+    "Call",
     "Catalog",
     "CheckResult",
     "Checkpoint",
@@ -46,22 +91,53 @@ __all__ = [
     "ContractError",
     "CsvDecoder",
     "CsvOptions",
+    "Cursor",
     "CursorValue",
+    "Document",
     "EltError",
+    "Endpoint",
     "FileConfig",
     "FileConnector",
     "FileStream",
+    "Http",
+    "Into",
+    "JsonParser",
+    "JwtBearer",
+    "JwtClaims",
+    "LinkHeader",
+    "Login",
+    "NextCursor",
+    "NextUrl",
+    "NoAuth",
+    "NoneAuth",
     "NotFoundError",
+    "OAuth2",
+    "OAuthClient",
+    "Offset",
+    "Page",
+    "PageNumber",
+    "PageSize",
+    "Pagination",
+    "PaginationSettings",
+    "Parent",
     "Query",
     "ReadRequest",
+    "RestConnector",
+    "Rule",
     "Runtime",
+    "SessionLogin",
+    "SigV4",
+    "SinglePage",
     "SourceError",
     "SqlConnector",
     "SqlSession",
     "SqlSettings",
+    "Stop",
     "Stream",
     "SyncMode",
     "Table",
+    "TokenAuth",
+    "TokenFields",
     "TransientError",
     "Window",
     "canonical_schema",
@@ -69,6 +145,9 @@ __all__ = [
     "highest",
     "nearest",
     "null_rows",
+    "parse_cursor",
+    "parse_path",
+    "parse_type",
     "split",
     "text_column",
 ]

@@ -3,13 +3,13 @@
 Messages name method and path only: a query may carry a key, a body may carry rows.
 """
 
+import codecs
 import email.utils
 import gzip
 import logging
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from elt_dagster.errors import AuthError, EltError, SourceError, TransientError
+from elt_dagster.errors import AuthError, SourceError, TransientError
 from elt_dagster.sdk.connector import Runtime
 from elt_dagster.sdk.pages import Call
 
@@ -126,15 +126,15 @@ class Http:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def fetch(self, call: Call) -> Answer:
-        """Send ``call``, patiently.
+    def fetch(self, call: Call, rules: Sequence[Rule] = ()) -> Answer:
+        """Send ``call``, patiently; ``rules`` come before those of the client.
 
         Raises AuthError, SourceError, or TransientError with ``retry_after`` when the source stays busy or asks for a longer wait
         than the runtime allows.
         """
         for attempt in range(self._retries + 1):
             try:
-                return self._once(call)
+                return self._once(call, rules)
             except TransientError as error:
                 last = attempt == self._retries
                 wait = error.retry_after
@@ -147,7 +147,7 @@ class Http:
         """Doubling from one second, each between half and all of it, so that many readers do not come back together."""
         return float(min(2.0**attempt, self._runtime.max_wait_seconds) * (0.5 + self._runtime.jitter() / 2))
 
-    def _once(self, call: Call) -> Answer:
+    def _once(self, call: Call, rules: Sequence[Rule]) -> Answer:
         pause = self._budget.wait(self._runtime.now().timestamp())
         if pause > 0:
             self._runtime.sleep(pause)
@@ -155,7 +155,7 @@ class Http:
         for _ in range(REDIRECTS):
             response = self._send(request)
             if not response.has_redirect_location:
-                return self._judge(response)
+                return self._judge(response, rules)
             target = self.same_host(response.url.join(response.headers["Location"]))
             keep = response.status_code in (307, 308)
             request = self._client.build_request(
@@ -198,12 +198,12 @@ class Http:
         except httpx.DecodingError:
             raise SourceError(f"{self._title} sent a broken compressed answer to {request.url.path}.") from None
 
-    def _judge(self, response: httpx.Response) -> Answer:
+    def _judge(self, response: httpx.Response, rules: Sequence[Rule]) -> Answer:
         """A usable answer, or the right error."""
         where = (
             f"{self._title} answered {response.status_code} to {response.request.method} {response.request.url.path}."
         )
-        rule = next((r for r in self._rules if r.matches(response)), None)
+        rule = next((r for r in (*rules, *self._rules) if r.matches(response)), None)
         action = rule.action if rule else self._usual(response)
         fix = (rule.message if rule else "") or None
         if action is Action.IGNORE:
@@ -259,9 +259,17 @@ class Http:
                 fix="Often that is a login page: check base_url and credentials.",
             )
         charset = response.charset_encoding
-        if charset and charset.lower() not in ("utf-8", "utf8", "us-ascii", "ascii"):
+        if charset and charset.lower() not in ("utf-8", "utf8", "us-ascii", "ascii") and _is_known(charset):
             content = content.decode(charset, "replace").encode()
         return content
+
+
+def _is_known(charset: str) -> bool:
+    try:
+        codecs.lookup(charset)
+    except LookupError:
+        return False
+    return True
 
 
 def _unzipped(content: bytes, where: str) -> bytes:
@@ -282,15 +290,3 @@ def _retry_after(text: str, now: datetime) -> float | None:
         return None
     until = until if until.tzinfo else until.replace(tzinfo=UTC)
     return max(0.0, (until - now).total_seconds())
-
-
-@contextmanager
-def named(title: str) -> Iterator[None]:
-    """Turn what a pure function could not name into an error that names the source."""
-    try:
-        yield
-    except EltError as error:
-        if not error.what.startswith("The "):
-            raise
-        error.what = error.what.replace("the source", title)
-        raise

@@ -11,9 +11,8 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import simdjson
@@ -21,6 +20,9 @@ import simdjson
 from elt_dagster.errors import ConfigError, SourceError
 from elt_dagster.sdk.arrow import text_column
 from elt_dagster.sdk.json_types import EVIDENCE, cast_sql, evidence_sql, infer, misfit_sql, raw_type, widen
+
+if TYPE_CHECKING:
+    import duckdb
 
 MAX_COLUMNS = 2000
 ELEMENTS, VALUES = "[*]", ".*"
@@ -198,6 +200,8 @@ class JsonParser:
 
     def parse_with_origin(self, pages: Sequence[bytes]) -> tuple[pa.RecordBatch, pa.Array]:
         """As `parse`, and for each row the position in ``pages`` it came from."""
+        import duckdb
+
         try:
             self._load(pages)
             self._meet_new_keys()
@@ -222,7 +226,9 @@ class JsonParser:
     ) -> None:
         self.close()
 
-    def _connection(self) -> duckdb.DuckDBPyConnection:
+    def _connection(self) -> "duckdb.DuckDBPyConnection":
+        import duckdb
+
         if self._con is None:
             self._con = duckdb.connect(":memory:", config={"threads": 2})
             self._con.execute("SET TimeZone = 'UTC'")
