@@ -9,7 +9,7 @@ What is odd about it, and what we do:
 - A partitioned table is one stream; its partitions are not listed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -212,7 +212,7 @@ def _column(row: Mapping[str, Any], unconstrained: str) -> Column:
 _STATE = """
 WITH others AS (
     SELECT * FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
-    AND backend_type NOT IN ('autovacuum worker', 'walsender') AND application_name <> $1
+    AND coalesce(backend_type, '') NOT IN ('autovacuum worker', 'walsender') AND application_name <> $1
 ), bound AS (
     SELECT least(
         clock_timestamp(), (SELECT min(xact_start) FROM others),
@@ -220,7 +220,7 @@ WITH others AS (
     ) - interval '100 milliseconds' AS at
 )
 SELECT at, least(at AT TIME ZONE 'UTC', at AT TIME ZONE current_setting('TimeZone')) AS naive,
-       pg_is_in_recovery() OR EXISTS (SELECT FROM others WHERE state IS NULL AND backend_type = 'client backend') AS blind,
+       pg_is_in_recovery() OR EXISTS (SELECT FROM others WHERE query = '<insufficient privilege>') AS blind,
        pg_is_in_recovery() AS replica, current_setting('server_version') AS version, current_user AS role,
        current_setting('server_version_num')::int AS version_number,
        current_setting('server_encoding') = 'UTF8' AS utf8
@@ -284,17 +284,18 @@ class PostgresSession:
             return naive.date()
         return at if column.kind.tz else naive
 
-    def batches(self, query: Query, batch_bytes: int) -> Iterator[tuple[pa.RecordBatch, Mapping[str, int]]]:
+    def batches(self, query: Query, batch_bytes: int) -> Generator[tuple[pa.RecordBatch, Mapping[str, int]]]:
         """Rows of ``query``, decoded in the caller's thread while the next block arrives."""
         what = query.table.stream_name
         decoder = CsvDecoder(query.schema, what=what, check_utf8=not self._state["utf8"])
         block_bytes = max(min(BLOCK_BYTES, batch_bytes // 2), 1)
-        for block in self._wire.copy(self._selects(query), block_bytes, what=what):
-            data, lost = decoder.decode(block)
-            counts = {"non_finite_values": lost} if lost else {}
-            for part in split(data, batch_bytes):
-                yield part, counts
-                counts = {}
+        with closing(self._wire.copy(self._selects(query), block_bytes, what=what)) as blocks:
+            for block in blocks:
+                data, lost = decoder.decode(block)
+                counts = {"non_finite_values": lost} if lost else {}
+                for part in split(data, batch_bytes):
+                    yield part, counts
+                    counts = {}
 
     def close(self) -> None:
         """Cancel what runs on the server and disconnect. Idempotent."""

@@ -14,15 +14,21 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
 
 import psycopg2
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 URL_VARIABLE = "ELT_DAGSTER_TEST_POSTGRES_URL"
 PASSWORD = "elt-dagster-test"
+CERTIFICATE = "server.crt"
 _NOBODY = 65534
 _OPTIONS = {
     "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "100",
@@ -91,11 +97,13 @@ def _start(binaries: Path, owner: int, note: Path) -> str:
     folder = Path(tempfile.mkdtemp(prefix="elt-dagster-pg-"))
     data, password = folder / "data", folder / "password"
     password.write_text(PASSWORD)
+    certificate(folder)
     if os.getuid() == 0:
-        for path in (folder, password):
+        for path in (folder, *folder.iterdir()):
             os.chown(path, _NOBODY, _NOBODY)
     port = _free_port()
-    options = " ".join(f"-c {key}='{value}'" for key, value in _OPTIONS.items())
+    tls = {"ssl": "on", "ssl_cert_file": folder / CERTIFICATE, "ssl_key_file": folder / "server.key"}
+    options = " ".join(f"-c {key}='{value}'" for key, value in {**_OPTIONS, **tls}.items())
     _run(folder, binaries / "initdb", "-D", data, "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync",
          "--auth=scram-sha-256", f"--pwfile={password}")  # fmt: skip
     _run(folder, binaries / "pg_ctl", "-D", data, "-l", folder / "log", "-w", "-t", "60", "-o",
@@ -106,6 +114,26 @@ def _start(binaries: Path, owner: int, note: Path) -> str:
         start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
     )  # fmt: skip
     return f"postgresql://postgres:{PASSWORD}@127.0.0.1:{port}/postgres"
+
+
+def certificate(folder: Path) -> None:
+    """A self-signed certificate for localhost and its key, as ``server.crt`` and ``server.key`` in ``folder``."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]), datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=2))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / CERTIFICATE).write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / "server.key").write_bytes(secret)
+    (folder / "server.key").chmod(0o600)
 
 
 def _run(folder: Path, *command: str | Path) -> None:

@@ -6,7 +6,7 @@ each; so a block may end after any of them, and rows are never cut, whatever is 
 
 import asyncio
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlencode
@@ -86,15 +86,13 @@ class CopyConnections:
         """Add connections until ``count`` share the snapshot, or the server has no more. Returns how many there are."""
         return int(self._run(self._share(count)))
 
-    def copy(self, selects: Sequence[str], block_bytes: int, *, what: str) -> Iterator[bytes]:
+    def copy(self, selects: Sequence[str], block_bytes: int, *, what: str) -> Generator[bytes]:
         """CSV of each of ``selects`` on a connection of its own, in blocks of about ``block_bytes`` that end with a row.
 
         Order is kept within one SELECT. ``what`` names the table in errors. Closing the iterator cancels the queries.
         """
         blocks = BlockQueue(self._pump, (len(selects) + 1) * block_bytes)
-        copying = asyncio.run_coroutine_threadsafe(
-            blocks.fill(lambda: self._copy_all(selects, blocks, block_bytes)), self._pump.loop
-        )
+        copying = self._pump.start(blocks.fill(lambda: self._copy_all(selects, blocks, block_bytes)))
         try:
             yield from blocks
         except EltError:
@@ -164,7 +162,10 @@ class CopyConnections:
         for task in running:
             task.cancel()  # asyncpg then asks the server to cancel the query
         if running:
-            await asyncio.wait(running, timeout=_GOODBYE_SECONDS)
+            _, stuck = await asyncio.wait(running, timeout=_GOODBYE_SECONDS)
+            if stuck:
+                for connection in connections:
+                    connection.terminate()
         await asyncio.gather(*(_goodbye(c) for c in connections))
 
 

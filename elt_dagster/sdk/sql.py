@@ -8,7 +8,7 @@ beyond `SqlConnector.quote` and `SqlConnector.literal`.
 import math
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
@@ -150,8 +150,8 @@ class SqlSession(Protocol):
         """The readable tables, sorted by name, or only the one behind ``stream``."""
         ...
 
-    def batches(self, query: Query, batch_bytes: int) -> Iterator[tuple[pa.RecordBatch, Mapping[str, int]]]:
-        """Rows of ``query`` in ``query.schema``, with counters."""
+    def batches(self, query: Query, batch_bytes: int) -> Generator[tuple[pa.RecordBatch, Mapping[str, int]]]:
+        """Rows of ``query`` in ``query.schema``, with counters. Closing it ends the query."""
         ...
 
     def safe_bound(self, column: Column) -> CursorValue | None:
@@ -212,8 +212,8 @@ class SqlConnector(Connector[C]):
             query = plan_query(self._table(session, request.stream), request, chosen)
             follow = query.cursor is not None and request.window is None
             bound = session.safe_bound(query.cursor) if follow and query.cursor else None
-            rows = session.batches(query, request.batch_bytes)
-            yield from with_checkpoints(rows, query, request.since if follow else None, bound, follow=follow)
+            with closing(session.batches(query, request.batch_bytes)) as rows:
+                yield from with_checkpoints(rows, query, request.since if follow else None, bound, follow=follow)
 
     def select(self, query: Query, *extra: str) -> str:
         """``query`` as SQL; ``extra`` are further conditions, such as a range of row addresses."""
@@ -249,6 +249,8 @@ def plan_query(table: Table, request: ReadRequest, settings: SqlSettings) -> Que
     """What to ask ``table`` for. Raises NotFoundError for unknown columns, ConfigError for a cursor or position that cannot work."""
     wanted = request.columns if request.columns is not None else tuple(c.name for c in table.columns)
     columns = tuple(table.column(name) for name in wanted)
+    if not columns:
+        raise ConfigError(f"No column of {table.stream_name} is left to read.", fix="Exclude fewer columns.")
     if request.cursor_field is None:
         if request.window is not None:
             raise ConfigError(
@@ -317,7 +319,8 @@ def _fits(value: CursorValue, kind: pa.DataType) -> bool:
     """Whether a checkpoint's value can be compared with a column of ``kind``."""
     t = pa.types
     if isinstance(value, datetime):
-        return bool(t.is_timestamp(kind)) and (kind.tz is None) == (value.tzinfo is None)
+        zoned: bool = t.is_timestamp(kind) and kind.tz is not None
+        return bool(t.is_timestamp(kind)) and zoned == (value.tzinfo is not None)
     if isinstance(value, date):
         return bool(t.is_date(kind))
     if isinstance(value, str):
