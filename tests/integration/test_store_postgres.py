@@ -1,17 +1,20 @@
 """The store in PostgreSQL: what a server can do to it that a file cannot. What both must do is in ``tests/unit/test_store.py``."""
 
 import multiprocessing
+import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
 
-from elt_dagster.errors import AuthError, ConfigError, TransientError
+from elt_dagster.errors import AuthError, ConfigError, ConflictError, TransientError
 from elt_dagster.model import ConnectionSpec
-from elt_dagster.store import Store
+from elt_dagster.store import Store, open_store
+from elt_dagster.store.lease import acquire
 from elt_dagster.store.location import store_url
 from elt_dagster.store.seal import KEY_VARIABLE
 
@@ -84,7 +87,7 @@ def test_a_missing_database_is_named(postgres_database: str) -> None:
 
 
 def test_an_unknown_user_is_an_auth_error(postgres_database: str) -> None:
-    with pytest.raises(AuthError, match="does not know the user"):
+    with pytest.raises(AuthError, match=r"does not know the user|refused the credentials"):
         elsewhere(postgres_database, username="nobody_here").init()
 
 
@@ -134,25 +137,40 @@ def test_a_lease_does_not_wait_for_a_writer(store: Store) -> None:
         assert store.acquire_lease("b1", "a", "r").fence == 1
 
 
+def test_two_that_find_a_lease_free_do_not_both_get_it(store: Store, postgres_database: str) -> None:
+    store.release_lease(store.acquire_lease("b1", "before", "run-0"))
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with ThreadPoolExecutor(1) as pool:
+        with store._database.write() as conn:
+            conn.exec_driver_sql("SELECT 1 FROM elt_leases WHERE binding_id = 'b1' FOR UPDATE")
+            second = pool.submit(store.acquire_lease, "b1", "beta", "run-2")
+            deadline = time.monotonic() + 20
+            while run_sql(postgres_database, waiting) != [1]:
+                assert time.monotonic() < deadline, "the second never waited for the first"
+            acquire(conn, "b1", "alpha", "run-1", 90)
+        with pytest.raises(ConflictError) as caught:
+            second.result(timeout=20)
+    assert caught.value.with_id == "run-1"
+
+
+def _backend(store: Store) -> int:
+    with store._database.read() as conn:
+        return int(conn.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
+
+
 def _child(url: str, answers: Any) -> None:
-    from elt_dagster.store import open_store
-
-    answers.put(open_store(url).revision())
+    answers.put(_backend(open_store(url)))
 
 
-def test_a_forked_child_does_not_use_its_parents_connections(store: Store, postgres_database: str) -> None:
-    from elt_dagster.store import open_store
-
+def test_a_forked_child_does_not_use_its_parents_connections(postgres_database: str) -> None:
     shared = open_store(postgres_database)
-    pid = "SELECT pid FROM pg_stat_activity WHERE application_name = 'elt_dagster' AND datname = current_database() ORDER BY pid"
-    assert shared.revision() == 0
-    before = run_sql(postgres_database, pid)
+    mine = _backend(shared)
+    assert _backend(shared) == mine, "the connection is kept and used again"
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
     child = context.Process(target=_child, args=(postgres_database, answers))
     child.start()
-    assert answers.get(timeout=30) == 0
+    assert answers.get(timeout=30) != mine
     child.join(timeout=30)
-    assert shared.revision() == 0
-    assert run_sql(postgres_database, pid) == before, "the parent still has its own connection"
+    assert _backend(shared) == mine
     shared.close()

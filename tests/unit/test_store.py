@@ -15,13 +15,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from cryptography.fernet import Fernet
+from sqlalchemy import event
 
 import elt_dagster.store
 from elt_dagster.errors import ConfigError, ConflictError, ContractError, NotFoundError, TransientError
 from elt_dagster.model import ConnectionSpec, Stream, SyncSpec
 from elt_dagster.store import BrokenSync, Store, StoredSync, open_store
 from elt_dagster.store.location import store_url
-from elt_dagster.store.schema import HEAD, VERSION_TABLE, metadata
+from elt_dagster.store.schema import HEAD, VERSION_TABLE, database_now, metadata
 
 ORDERS = Stream(name="public.orders", schema=pa.schema([("id", pa.int64())]), primary_key=("id",))
 CUSTOMERS = Stream(name="public.customers", description="Who buys")
@@ -440,7 +441,7 @@ def test_listing_takes_two_queries_whatever_the_number(store: Store) -> None:
                 tx.put_sync(sync(slug), STREAMS)
         seen: list[str] = []
         with store.reading() as reader:
-            sa.event.listen(reader._conn, "before_cursor_execute", lambda *a, seen=seen: seen.append(a[2]))
+            event.listen(reader._conn, "before_cursor_execute", lambda *a, seen=seen: seen.append(a[2]))
             reader.syncs()
         counts.append(len(seen))
     assert counts == [2, 2]
@@ -492,6 +493,15 @@ def test_a_released_lease_is_not_renewed(store: Store) -> None:
         store.renew_lease(lease)
 
 
+def test_taking_it_again_ends_the_holders_own_earlier_lease(store: Store) -> None:
+    earlier = store.acquire_lease("b1", "alpha", "run-1")
+    later = store.acquire_lease("b1", "alpha", "run-1")
+    with pytest.raises(ConflictError, match="lost"):
+        store.renew_lease(earlier)
+    store.release_lease(earlier)
+    assert store.renew_lease(later).fence == earlier.fence + 1
+
+
 def test_fences_only_grow(store: Store) -> None:
     fences = []
     for number in range(4):
@@ -507,7 +517,7 @@ def test_fences_only_grow(store: Store) -> None:
 
 def test_the_lease_lasts_as_long_as_was_asked(store: Store) -> None:
     with store._database.read() as conn:
-        now = conn.scalar(sa.select(elt_dagster.store.schema.database_now()))
+        now = conn.scalar(sa.select(database_now()))
     assert now is not None
     assert 0 <= store.acquire_lease("b1", "a", "r", seconds=500).expires_at.timestamp() - now - 500 < 60
 
