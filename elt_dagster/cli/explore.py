@@ -107,6 +107,8 @@ def _example(kind: Any) -> str:
 def _sample(connector: str, row: dict[str, Any]) -> Any:
     if row["secret"] and row["type"] == "text":
         return {"env": f"{connector}_{row['name']}".upper()}
+    if row["examples"]:
+        return row["examples"][0]
     samples = {"whole number": 1, "number": 1.0, "true | false": True, "mapping": {}}
     kind = row["type"]
     return samples.get(kind, [] if kind.startswith("list") else kind.partition(" | ")[0] if "|" in kind else "...")

@@ -1,12 +1,13 @@
 """``run``: one Dagster run of one sync, followed until it has ended."""
 
 import time
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from elt_dagster.cli.progress import Board, ProgressView, progress_view
-from elt_dagster.cli.session import Session, command, launching
+from elt_dagster.cli.session import Session, command
 from elt_dagster.cli.show import cell, number, seconds, size, table
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from elt_dagster.errors import EltError
 
 POLL_SECONDS = 0.4
+SLOW_POLL_SECONDS = 1.0
+"""For runs of more than a few seconds: every look costs Dagster's database some milliseconds."""
 CANCELLED = 130
 
 
@@ -21,7 +24,12 @@ CANCELLED = 130
 @click.argument("sync")
 @click.option("--stream", "streams", multiple=True, metavar="NAME", help="Only this stream; may be repeated.")
 @click.option("--full-refresh", is_flag=True, help="Read everything again and replace the tables.")
-@launching
+@click.option(
+    "-w",
+    "workspace_file",
+    metavar="FILE",
+    help="Dagster's workspace.yaml; default the webserver at $ELT_DAGSTER_WEBSERVER_URL, else the file in this folder.",
+)
 @command
 def run(session: Session, sync: str, streams: tuple[str, ...], full_refresh: bool, workspace_file: str | None) -> int:
     """Run SYNC now and watch it. The run is Dagster's: the UI shows it, and can re-execute it.
@@ -75,7 +83,7 @@ def follow(session: Session, runs: "Runs", run_id: str, board: Board) -> "RunVie
 
 def _watch(runs: "Runs", run_id: str, board: Board, shown: ProgressView) -> "RunView":
     cursor: str | None = None
-    while True:
+    for looks in count():
         # The view first: events that come after it are read in the next round, so that none is missed at the end.
         view = runs.get(run_id)
         events = runs.events(run_id, after=cursor)
@@ -87,8 +95,9 @@ def _watch(runs: "Runs", run_id: str, board: Board, shown: ProgressView) -> "Run
         for line in board.see_view(view):
             shown.changed(line)
         if view.status.is_final:
-            return view
-        time.sleep(POLL_SECONDS)
+            break
+        time.sleep(POLL_SECONDS if looks < 20 else SLOW_POLL_SECONDS)
+    return view
 
 
 def exit_code(view: "RunView") -> int:

@@ -7,9 +7,12 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 STORE_VARIABLE = "ELT_DAGSTER_STORE"
+WEBSERVER_VARIABLE = "ELT_DAGSTER_WEBSERVER_URL"
 WIDE = 1000
 """Columns of output that is no terminal: a table in a pipe is for `grep`, and must not be cut."""
 
@@ -50,9 +54,6 @@ class Session:
         """The store, not yet connected."""
         from elt_dagster.store import open_store
 
-        if self.store_url:
-            # a run is executed by other processes; they find the store through their environment
-            os.environ[STORE_VARIABLE] = self.store_url
         return open_store(self.store_url)
 
     @cached_property
@@ -62,23 +63,58 @@ class Session:
 
         return Workspace(store=self.store, name=self.workspace_name)
 
-    def runs(self, workspace_file: str | None) -> "Runs":
-        """The runs of the configured Dagster."""
+    @contextmanager
+    def runs(self, workspace_file: str | None = None) -> "Iterator[Runs]":
+        """The runs of the configured Dagster, with its code loaded so that syncs can be launched."""
         from elt_dagster.orchestration.runs import open_runs
 
-        return open_runs(workspace_file=workspace_file)
+        self._name_store()
+        with stdout_as_stderr(), open_runs(workspace_file=workspace_file) as runs:
+            yield runs
+
+    @contextmanager
+    def past_runs(self) -> "Iterator[Runs]":
+        """The runs of the configured Dagster, to look at and to cancel: no code is loaded, which takes time with many syncs."""
+        if os.environ.get(WEBSERVER_VARIABLE):
+            with self.runs() as runs:
+                yield runs
+            return
+        with TemporaryDirectory(prefix="elt-dagster-") as folder:
+            nothing = Path(folder) / "workspace.yaml"
+            nothing.write_text("load_from: []\n")
+            with self.runs(str(nothing)) as runs:
+                yield runs
+
+    def _name_store(self) -> None:
+        """A run is executed by other processes, which find the store through their environment."""
+        if self.store_url:
+            os.environ[STORE_VARIABLE] = self.store_url
 
     def answer(self, data: Any, *shown: "RenderableType") -> None:
         """The result of a command: ``data`` with ``--json``, else what is ``shown``."""
         if self.as_json:
             click.echo(json.dumps(data, indent=2, default=_json_value, ensure_ascii=False))
             return
-        for part in shown:
+        for part in filter(None, shown):
             self.out.print(part, soft_wrap=isinstance(part, str))
 
     def say(self, message: str, style: str | None = None) -> None:
         """A message beside the answer."""
         self.err.print(message, style=style, soft_wrap=True)
+
+
+@contextmanager
+def stdout_as_stderr() -> Iterator[None]:
+    """While Dagster is open its processes inherit our stdout and log to it; an answer must not have that in between."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def command(function: F) -> F:
@@ -99,16 +135,6 @@ def command(function: F) -> F:
     ):
         call = option(call)
     return call  # type: ignore[return-value]  # same call, other parameters
-
-
-def launching(function: F) -> F:
-    """Give a command ``-w``: the Dagster workspace file whose code location holds the assets."""
-    return click.option(
-        "-w",
-        "workspace_file",
-        metavar="FILE",
-        help="Dagster's workspace.yaml; default the one in this folder, or the webserver at $ELT_DAGSTER_WEBSERVER_URL.",
-    )(function)
 
 
 def _console(*, stderr: bool) -> "Console":

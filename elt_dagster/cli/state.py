@@ -51,8 +51,10 @@ def history(session: Session, sync: str, stream: str) -> None:
 def _cursor(found: "State | None") -> str:
     from elt_dagster.model import cursor_text
 
-    if found is None or found.checkpoint.cursor is None:
+    if found is None:
         return ""
+    if found.checkpoint.cursor is None:
+        return f"({', '.join(found.checkpoint.extra)})" if found.checkpoint.extra else ""
     return cursor_text(found.checkpoint.cursor)
 
 

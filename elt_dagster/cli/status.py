@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from elt_dagster.cli.session import Session, command, launching
+from elt_dagster.cli.session import Session, command
 from elt_dagster.cli.show import ago, clock, seconds, table
 
 if TYPE_CHECKING:
@@ -18,12 +18,11 @@ RECENT_RUNS = 500
 
 
 @click.command()
-@launching
 @command
-def status(session: Session, workspace_file: str | None) -> None:
+def status(session: Session) -> None:
     """Show every sync: its last run, its next one, and whether its tables are fresh."""
     now = datetime.now(UTC)
-    recent = _recent_runs(session, workspace_file)
+    recent = _recent_runs(session)
     rows = list(_statuses(session, recent, now))
     shown = [
         (
@@ -44,12 +43,12 @@ def status(session: Session, workspace_file: str | None) -> None:
             session.say(f"{row['sync']}: {row['error']}", style="red")
 
 
-def _recent_runs(session: Session, workspace_file: str | None) -> "list[RunView]":
+def _recent_runs(session: Session) -> "list[RunView]":
     """The latest runs; none, with a message, when Dagster cannot be asked: the rest of the answer is still worth having."""
     from elt_dagster.errors import EltError
 
     try:
-        with session.runs(workspace_file) as runs:
+        with session.past_runs() as runs:
             return runs.list(limit=RECENT_RUNS)
     except EltError as error:
         session.say(f"No runs are shown: {error}", style="yellow")
@@ -125,15 +124,14 @@ def _freshness(sync: "ConfiguredSync", loaded: "RunView | None", now: datetime) 
 @click.command()
 @click.argument("sync", required=False)
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
-@launching
 @command
-def runs(session: Session, sync: str | None, limit: int, workspace_file: str | None) -> None:
+def runs(session: Session, sync: str | None, limit: int) -> None:
     """List the latest runs, of all syncs or of one."""
     from elt_dagster.cli.run import run_json
 
     if sync is not None:
         session.workspace.configured(sync)  # an unknown slug is answered with the nearest one
-    with session.runs(workspace_file) as gateway:
+    with session.past_runs() as gateway:
         views = gateway.list(sync, limit=limit)
     rows = [
         (v.id, v.sync, v.status.value, v.run_mode.value, v.triggered_by, clock(v.started_at or v.created_at), _took(v))
@@ -152,11 +150,10 @@ def _took(view: "RunView") -> str:
 @click.command()
 @click.argument("run")
 @click.option("--reason", default="", help="Kept with the run.")
-@launching
 @command
-def cancel(session: Session, run: str, reason: str, workspace_file: str | None) -> None:
+def cancel(session: Session, run: str, reason: str) -> None:
     """Ask a run to stop. What it has committed stays."""
-    with session.runs(workspace_file) as gateway:
+    with session.past_runs() as gateway:
         gateway.cancel(run, reason)
         view = gateway.get(run)
     session.answer({"id": view.id, "status": view.status.value}, f"Run {view.id}: {view.status.value}")

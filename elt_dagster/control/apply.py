@@ -9,6 +9,7 @@ from elt_dagster.control.changes import (
     Action,
     Change,
     Changes,
+    FieldChange,
     connection_fields,
     differences,
     stream_fields,
@@ -260,11 +261,14 @@ class _Comparison:
         seen = differences(
             stream_fields({n: old_streams[n] for n in kept}), stream_fields({n: streams[n] for n in kept})
         )
+        if isinstance(stored, StoredSync) and not fields and stored.spec != sync:
+            orders = [[b.name for b in spec.streams] for spec in (stored.spec, sync)]
+            fields = (FieldChange("streams", *orders),)
         rewritten = any(old_streams[n] != streams[n] for n in kept)
         if stored is None:
             action = Action.CREATE
         else:
-            changed = fields or seen or rewritten or not isinstance(stored, StoredSync) or stored.spec != sync
+            changed = fields or seen or rewritten or not isinstance(stored, StoredSync)
             action = Action.UPDATE if changed else Action.UNCHANGED
         self.changes.append(Change(action=action, kind="sync", name=sync.slug, fields=(*fields, *seen)))
         if action is not Action.UNCHANGED:

@@ -86,11 +86,11 @@ def sync_fields(spec: SyncSpec) -> dict[str, Any]:
     """A sync as flat fields, streams by name; what equals its default is left out."""
     data = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     streams = data.pop("streams", [])
+    del data["slug"]  # the object's own name
     fields = _flat(data)
-    for position, stream in enumerate(streams):
-        name = stream.pop("name")
-        fields[f"streams[{name}]"] = position
-        fields |= _flat(stream, f"streams[{name}]")
+    for binding, stream in zip(spec.streams, streams, strict=True):
+        del stream["name"]
+        fields |= _flat({"table": binding.table_name, **stream}, f"streams[{binding.name}]")
     return fields
 
 

@@ -84,7 +84,7 @@ def with_stand_ins(config: Any) -> Any:
 
 
 def setting_rows(kind: type[Config]) -> list[dict[str, Any]]:
-    """Each setting of a connector for people and forms: name, type, required, secret, default, description."""
+    """Each setting of a connector for people and forms: name, type, required, secret, default, examples, description."""
     schema = kind.model_json_schema()
     secrets = secret_fields(kind)
     rows: list[dict[str, Any]] = []
@@ -96,6 +96,7 @@ def setting_rows(kind: type[Config]) -> list[dict[str, Any]]:
                 "required": name in schema.get("required", ()),
                 "secret": any(s == name or s.startswith(f"{name}.") for s in secrets),
                 "default": part.get("default"),
+                "examples": part.get("examples", []),
                 "description": " ".join(part.get("description", "").split()),
             }
         )

@@ -51,7 +51,7 @@ class Workspace:
         return self._configured(self.store.sync(slug, workspace=self.name), self._connections())
 
     def preview(self, slug: str, stream: str, rows: int = 10) -> pa.Table:
-        """The first ``rows`` of a stream as they would be loaded, hashed and excluded columns included; nothing is loaded."""
+        """The first ``rows`` of a stream as they would be loaded, hashes and exclusions applied; nothing is loaded."""
         batches: list[pa.RecordBatch] = []
         missing = rows
         reading = self.configured(slug).read(stream, run_id="preview").batches()
