@@ -19,7 +19,7 @@ class FilesConfig(FileConfig):
     url: str = Field(min_length=1, examples=["data/exports", "file:///srv/exports", "s3://bucket/exports"])
     """The folder: a local path, or a URL that fsspec knows."""
     storage_options: Secret[dict[str, Any]] = Field(
-        default=Secret({}), json_schema_extra={"writeOnly": True, "format": "password", "default": {}}
+        default_factory=lambda: Secret({}), json_schema_extra={"writeOnly": True, "format": "password", "default": {}}
     )
     """Options of the file system, such as `key`, `secret` and `endpoint_url` for s3; kept secret as a whole."""
 

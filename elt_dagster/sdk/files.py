@@ -17,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from elt_dagster.errors import ConfigError, EltError, NotFoundError, SourceError, nearest
 from elt_dagster.model import Batch, Catalog, CheckResult, ReadRequest, Stream
 from elt_dagster.model.types import TIMESTAMP_UTC, UUID, column, parse_type
+from elt_dagster.sdk.arrow import split
 from elt_dagster.sdk.connector import Config, Connector
 from elt_dagster.sdk.formats import Compression, CsvDialect, Decoding, File, FileFormat, decode, sample
 from elt_dagster.sdk.listing import Found, Manifest, New, group_of, list_files, matcher
@@ -280,7 +281,7 @@ def _rows(opened: File, file: Found, wanted: Decoding, request: ReadRequest) -> 
             order = [*known, *(n for n in [*names, *ORIGIN.names] if n not in known)]
         arrays = [_array(n, batch, file, done, request.stream.schema) for n in order]
         done += batch.num_rows
-        yield pa.RecordBatch.from_arrays(arrays, names=order)
+        yield from split(pa.RecordBatch.from_arrays(arrays, names=order), request.batch_bytes)
 
 
 def _array(name: str, batch: pa.RecordBatch, file: Found, done: int, schema: pa.Schema | None) -> pa.Array:
