@@ -36,6 +36,7 @@ class Transaction(Reader):
         self._changed = False
         self._now = datetime.now(UTC)
         self._connection_ids: dict[str, str] | None = None
+        self._written: set[str] = set()
 
     def put_connection(self, spec: ConnectionSpec, secret_fields: frozenset[str] = frozenset()) -> StoredConnection:
         """Make or change the connection of that name. Literals of secret fields are sealed (`elt_dagster.store.config`).
@@ -58,7 +59,8 @@ class Transaction(Reader):
         """Make or change the sync of that slug; bindings keep their ids as long as their stream stays selected.
 
         ``streams`` has the discovered `Stream` of each binding. Nothing changes when all of it is equal to what is stored.
-        Raises NotFoundError for an unknown connection; ConflictError, with the other sync's id, when another sync loads one of the tables.
+        Raises NotFoundError for an unknown connection. That another sync loads one of the tables is a ConflictError, with the other's id,
+        at the end of the transaction.
         """
         missing = [b.name for b in spec.streams if b.name not in streams]
         if missing:
@@ -71,11 +73,11 @@ class Transaction(Reader):
             "spec": sync_text(spec),
         }
         row = self._one(syncs, syncs.c.slug == spec.slug)
-        self._refuse_taken_tables(spec, values["destination_id"], row.id if row else None)
         sync_id = row.id if row else self._insert(syncs, {"slug": spec.slug, **values})
         parts_changed = self._put_bindings(sync_id, spec.streams, streams)
         if row and (parts_changed or not _same_sync(row, values)):
             self._update(syncs, sync_id, values)
+        self._written.add(spec.slug)
         return self.sync(spec.slug)
 
     def delete_sync(self, slug: str) -> None:
@@ -102,7 +104,12 @@ class Transaction(Reader):
         self._changed = True
 
     def finish(self) -> None:
-        """Move the workspace's revision, once, if anything changed. `Store.transaction` calls this."""
+        """Move the workspace's revision, once, if anything changed. `Store.transaction` calls this.
+
+        Raises ConflictError when a table is now loaded by two syncs.
+        """
+        if self._written:
+            self._refuse_shared_tables()
         if self._changed:
             mine = workspaces.c.id == self._workspace.id
             self._conn.execute(sa.update(workspaces).where(mine).values(revision=self._revision))
@@ -122,24 +129,25 @@ class Transaction(Reader):
             )
         return self._connection_ids[name]
 
-    def _refuse_taken_tables(self, spec: SyncSpec, destination_id: str, sync_id: str | None) -> None:
-        if spec.status is SyncStatus.ARCHIVED:
+    def _refuse_shared_tables(self) -> None:
+        """Asked once at the end, so that two syncs may swap tables, or one take over those of a deleted one, in any order."""
+        place = (syncs.c.destination_id, syncs.c.dataset, bindings.c.table_name)
+        active = sa.select(syncs.c.id, syncs.c.slug, *place).join_from(bindings, syncs)
+        active = active.where(self._mine(syncs), syncs.c.status != SyncStatus.ARCHIVED.value)
+        shared = active.with_only_columns(*place).group_by(*place).having(sa.func.count() > 1).order_by(*place).limit(1)
+        row = self._conn.execute(shared).one_or_none()
+        if row is None:
             return
-        wanted = (
-            sa.select(syncs.c.id, syncs.c.slug, bindings.c.table_name)
-            .join_from(bindings, syncs)
-            .where(syncs.c.destination_id == destination_id, syncs.c.dataset == spec.dataset)
-            .where(syncs.c.status != SyncStatus.ARCHIVED.value, syncs.c.id != (sync_id or ""))
-            .order_by(syncs.c.slug, bindings.c.position)
+        owners = self._conn.execute(
+            active.where(*(column == value for column, value in zip(place, row, strict=True)))
+        ).all()
+        new = next((o for o in owners if o.slug in self._written), owners[0])
+        other = next(o for o in owners if o.id != new.id)
+        raise ConflictError(
+            f"Sync {new.slug!r} would load the table {row.dataset}.{row.table_name}, which sync {other.slug!r} loads.",
+            fix="Give one of them another `schema` or `table`.",
+            with_id=other.id,
         )
-        mine = {b.table_name for b in spec.streams}
-        for other in self._conn.execute(wanted):
-            if other.table_name in mine:
-                raise ConflictError(
-                    f"Sync {spec.slug!r} would load the table {spec.dataset}.{other.table_name}, which sync {other.slug!r} loads.",
-                    fix="Give one of them another `schema` or `table`.",
-                    with_id=other.id,
-                )
 
     def _put_bindings(self, sync_id: str, wanted: Iterable[TableBinding], streams: Mapping[str, Stream]) -> bool:
         stored = {row.stream: row for row in self._bindings(sync_id)}

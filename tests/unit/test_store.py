@@ -331,13 +331,39 @@ def test_a_used_connection_is_not_deleted(store: Store) -> None:
 
 def test_a_table_belongs_to_one_sync(store: Store) -> None:
     first = put(store, sync("a", schema="raw"))
-    with pytest.raises(ConflictError, match=r"raw\.orders, which sync 'a' loads") as caught:
+    with pytest.raises(ConflictError, match=r"'b' would load the table raw\.customers, which sync 'a' loads") as caught:
         put(store, sync("b", schema="raw"))
     assert caught.value.with_id == first.id
     put(store, sync("a", schema="raw", status="archived"))
     put(store, sync("b", schema="raw"))
     with pytest.raises(ConflictError, match="which sync 'b' loads"):
         put(store, sync("a", schema="raw"))
+
+
+def test_syncs_may_swap_tables_and_take_over_those_of_a_deleted_one(store: Store) -> None:
+    put(store, sync("a", schema="first"))
+    put(store, sync("b", schema="second"))
+    with store.transaction() as tx:
+        tx.put_sync(sync("a", schema="second"), STREAMS)
+        tx.put_sync(sync("b", schema="first"), STREAMS)
+    with store.transaction() as tx:
+        tx.put_sync(sync("renamed", schema="first"), STREAMS)
+        tx.delete_sync("b")
+    assert [(s.spec.slug, s.spec.dataset) for s in store.syncs() if isinstance(s, StoredSync)] == [
+        ("a", "second"),
+        ("renamed", "first"),
+    ]
+
+
+def test_a_conflict_undoes_the_transaction(store: Store) -> None:
+    start = store.revision()
+    with (
+        pytest.raises(ConflictError, match=r"'.' would load the table raw\.\w+, which sync '.' loads"),
+        store.transaction() as tx,
+    ):
+        for slug in ("a", "b"):
+            tx.put_sync(sync(slug, schema="raw"), STREAMS)
+    assert (store.syncs(), store.revision()) == ((), start)
 
 
 def test_a_binding_without_its_stream_is_a_bug_of_the_caller(store: Store) -> None:
