@@ -42,7 +42,7 @@ class ServerConfig(Config):
     """File with the client's certificate, where the server asks for one."""
     sslkey: str | None = None
     """File with the client certificate's private key."""
-    connect_timeout_seconds: float = Field(default=15.0, gt=0, le=300)
+    connect_timeout_seconds: int = Field(default=15, ge=1, le=300)
     """How long to wait for the server to answer."""
     statement_timeout_seconds: int = Field(default=0, ge=0, le=7 * 86400)
     """How long the server may work on one read, waiting for a slow warehouse included; 0 is without limit."""

@@ -306,7 +306,7 @@ def _resume_from(value: CursorValue, cursor: Column, request: ReadRequest, setti
 
 
 def _is_time(kind: pa.DataType) -> bool:
-    return pa.types.is_timestamp(kind) or pa.types.is_date(kind)
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 
 def _as_kind(value: datetime, kind: pa.DataType) -> datetime:
@@ -319,8 +319,8 @@ def _fits(value: CursorValue, kind: pa.DataType) -> bool:
     """Whether a checkpoint's value can be compared with a column of ``kind``."""
     t = pa.types
     if isinstance(value, datetime):
-        zoned: bool = t.is_timestamp(kind) and kind.tz is not None
-        return bool(t.is_timestamp(kind)) and zoned == (value.tzinfo is not None)
+        zoned = value.tzinfo is not None
+        return t.is_timestamp(kind) and (getattr(kind, "tz", None) is not None) is zoned
     if isinstance(value, date):
         return bool(t.is_date(kind))
     if isinstance(value, str):
