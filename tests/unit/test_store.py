@@ -361,8 +361,7 @@ def test_a_conflict_undoes_the_transaction(store: Store) -> None:
         pytest.raises(ConflictError, match=r"'.' would load the table raw\.\w+, which sync '.' loads"),
         store.transaction() as tx,
     ):
-        for slug in ("a", "b"):
-            tx.put_sync(sync(slug, schema="raw"), STREAMS)
+        _ = [tx.put_sync(sync(slug, schema="raw"), STREAMS) for slug in ("a", "b")]
     assert (store.syncs(), store.revision()) == ((), start)
 
 
