@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from inspect import cleandoc
 from pathlib import Path
 
 import click
@@ -40,7 +41,7 @@ def _exit_codes() -> Iterator[tuple[int, str]]:
     from elt_dagster import errors
 
     yield 0, "done"
-    kinds = [errors.EltError, *errors.EltError.__subclasses__()]
+    kinds: list[type[errors.EltError]] = [errors.EltError, *errors.EltError.__subclasses__()]
     for kind in sorted(kinds, key=lambda k: k.exit_code):
         meaning = (kind.__doc__ or "").splitlines()[0].split(";")[0].rstrip(".")
         yield kind.exit_code, meaning if kind is not errors.EltError else "anything else; for `check`: refused"
@@ -61,7 +62,7 @@ def _section(command: click.Command, path: str) -> str:
     usage = " ".join([path, *command.collect_usage_pieces(context)])
     rows = [record for p in command.params if (record := p.get_help_record(context)) and isinstance(p, click.Option)]
     options = [f"| `{names}` | {text.replace('|', chr(92) + '|')} |" for names, text in rows]
-    body = (command.help or "").strip()
+    body = cleandoc(command.help or "")
     lines = [f"## {path}", "", "```", usage, "```", "", body, "", "| option | meaning |", "|---|---|", *options, ""]
     return "\n".join(lines)
 

@@ -105,7 +105,9 @@ def found(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list | tuple):
         return "a list"
-    return {None: "nothing", True: "true", False: "false"}.get(value, str(value))
+    if value is None:
+        return "nothing"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _written_path(loc: Path, value: Any) -> Path:

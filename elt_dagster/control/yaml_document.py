@@ -19,6 +19,7 @@ from elt_dagster.control.problems import Path, Problem
 MAX_DEPTH = 60
 MAX_VALUES = 2_000_000
 _TAG = "tag:yaml.org,2002:"
+_CONTAINER_TAGS = (None, "!", f"{_TAG}map", f"{_TAG}seq")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -116,6 +117,8 @@ class _Composer:
             return self._alias(event, mark, path)
         if event.anchor:
             self.anchors[event.anchor] = None  # known, not yet complete: an alias to it from inside would never end
+        if not isinstance(event, yaml.ScalarEvent) and event.tag not in _CONTAINER_TAGS:
+            self._refuse_tag(event.tag, mark, path)
         if isinstance(event, yaml.ScalarEvent):
             node = Node(mark, self._scalar(event, mark, path))
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -176,7 +179,7 @@ class _Composer:
         if kind in ("str", "timestamp", "value", "merge") or (kind in ("int", "float") and ":" in event.value):
             return event.value
         if kind not in ("null", "bool", "int", "float"):
-            self._flaw(mark, path, f"the tag {tag} is not allowed here. Write plain text, numbers, lists and mappings.")
+            self._refuse_tag(tag, mark, path)
             return None
         try:
             value = getattr(self.constructor, f"construct_yaml_{kind}")(yaml.ScalarNode(tag, event.value))
@@ -187,6 +190,9 @@ class _Composer:
             self._flaw(mark, path, "must be a finite number.")
             return None
         return value
+
+    def _refuse_tag(self, tag: str, mark: Mark, path: Path) -> None:
+        self._flaw(mark, path, f"the tag {tag} is not allowed here. Write plain text, numbers, lists and mappings.")
 
     def _flaw(self, mark: Mark, path: Path, text: str) -> None:
         self.flaws.append(Flaw(mark, Problem(path, text)))
