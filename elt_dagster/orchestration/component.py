@@ -60,7 +60,7 @@ class SyncScaffolder(dg.Scaffolder[Any]):
 
 def _example(folder: Path) -> dict[str, Any]:
     name = folder.name.lower().replace("_", "-")
-    streams = [{"name": "orders", "path": "orders.csv", "format": "csv"}]
+    streams = [{"name": "orders", "glob": "orders.csv"}]
     return {
         "connections": [
             {"name": f"{name}-files", "connector": "files", "config": {"url": str(folder), "streams": streams}},

@@ -1,8 +1,9 @@
-"""Literal secrets in a configuration that will lie in git. Found from the JSON Schema of the connector's settings."""
+"""Literal secrets in a configuration that will lie in git."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from elt_dagster.control.secrets import secret_fields
 from elt_dagster.errors import ConfigError
 from elt_dagster.model import ConnectionSpec
 from elt_dagster.model.secret import is_reference
@@ -11,12 +12,9 @@ from elt_dagster.registry import destination_names, load_connector, load_destina
 
 def refuse_literal_secrets(connection: ConnectionSpec) -> None:
     """Raise ConfigError when a secret of ``connection`` stands in the file itself. Also NotFoundError for an unknown connector."""
-    kind: Any = (
-        load_destination(connection.connector)
-        if connection.connector in destination_names()
-        else load_connector(connection.connector)
-    )
-    for path in secret_literals(connection.config, kind.config_type.model_json_schema()):
+    is_warehouse = connection.connector in destination_names()
+    kind: Any = load_destination(connection.connector) if is_warehouse else load_connector(connection.connector)
+    for path in secret_literals(connection.config, secret_fields(kind.config_type)):
         field = path.rpartition(".")[2]
         variable = f"{connection.name}_{field}".upper().replace("-", "_")
         raise ConfigError(
@@ -25,33 +23,16 @@ def refuse_literal_secrets(connection: ConnectionSpec) -> None:
         )
 
 
-def secret_literals(config: Any, schema: Mapping[str, Any]) -> Iterator[str]:
-    """Paths of values in ``config`` that ``schema`` calls secret and that are not references, such as ``auth.token``."""
-    return _walk(config, [schema], schema.get("$defs", {}), "")
-
-
-def _walk(value: Any, schemas: list[Any], definitions: Mapping[str, Any], path: str) -> Iterator[str]:
-    known = [s for schema in schemas for s in _alternatives(schema, definitions)]
-    if value is None or is_reference(value):
+def secret_literals(config: Any, secrets: frozenset[str], path: str = "", secret: bool = False) -> Iterator[str]:
+    """Dotted paths of texts in ``config`` that are in or below one of the ``secrets`` and are not references."""
+    secret = secret or path in secrets
+    if is_reference(config):
         return
-    if any(s.get("writeOnly") or s.get("format") == "password" for s in known):
+    if isinstance(config, Mapping):
+        for key, below in config.items():
+            yield from secret_literals(below, secrets, f"{path}.{key}".lstrip("."), secret)
+    elif isinstance(config, list):
+        for below in config:
+            yield from secret_literals(below, secrets, path, secret)
+    elif secret and isinstance(config, str) and config:
         yield path
-    elif isinstance(value, Mapping):
-        for key, below in value.items():
-            inner = [s.get("properties", {}).get(key) or s.get("additionalProperties") for s in known]
-            yield from _walk(below, inner, definitions, f"{path}.{key}".lstrip("."))
-    elif isinstance(value, list):
-        for index, below in enumerate(value):
-            yield from _walk(below, [s.get("items") for s in known], definitions, f"{path}[{index}]")
-
-
-def _alternatives(schema: Any, definitions: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """``schema`` and every alternative it names: one that calls a value secret is enough."""
-    if not isinstance(schema, Mapping):
-        return
-    yield schema
-    if "$ref" in schema:
-        yield from _alternatives(definitions.get(str(schema["$ref"]).rpartition("/")[2]), definitions)
-    for word in ("anyOf", "oneOf", "allOf"):
-        for alternative in schema.get(word, ()):
-            yield from _alternatives(alternative, definitions)
