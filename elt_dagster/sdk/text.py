@@ -114,9 +114,18 @@ def _keeps_text(column: pa.Array, kind: pa.DataType) -> bool:
 
 
 def _fits_double(column: pa.Array) -> bool:
-    digits = pc.replace_substring_regex(column, r"[eE].*$|^[-+]?0*\.?0*|\.", "")
-    too_long = pc.greater(pc.binary_length(digits), DOUBLE_DIGITS)
-    return not _any(too_long)
+    """Whether no number has too many significant digits; a cheap upper bound first, the regular expression only for what exceeds it."""
+    marks = (
+        pc.starts_with(column, "-"),
+        pc.match_substring(column, "."),
+        pc.or_(pc.starts_with(column, "0."), pc.starts_with(column, "-0.")),
+    )
+    most = pc.binary_length(column)
+    for mark in marks:
+        most = pc.subtract(most, mark.cast(pa.int32()))
+    long = column.filter(pc.greater(most, DOUBLE_DIGITS))
+    digits = pc.replace_substring_regex(long, r"[eE].*$|^[-+]?0*\.?0*|\.", "")
+    return not _any(pc.greater(pc.binary_length(digits), DOUBLE_DIGITS))
 
 
 def _wider_number(one: pa.DataType, two: pa.DataType) -> pa.DataType | None:
