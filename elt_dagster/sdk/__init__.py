@@ -44,7 +44,8 @@ from elt_dagster.sdk.cursor import Cursor, parse_cursor
 from elt_dagster.sdk.endpoint import Endpoint, Parent
 from elt_dagster.sdk.files import CsvOptions, FileConfig, FileConnector, FileStream
 from elt_dagster.sdk.http import Action, Answer, Budget, Http, Rule
-from elt_dagster.sdk.json import Document, JsonParser, parse_path
+from elt_dagster.sdk.json import Document, JsonParser
+from elt_dagster.sdk.json_path import parse_path
 from elt_dagster.sdk.pages import (
     AutoPages,
     Call,

@@ -10,6 +10,7 @@ Numbers with a fraction are read as doubles, as everywhere in JSON; integers kee
 import json
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -17,53 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import simdjson
 
-from elt_dagster.errors import ConfigError, SourceError
+from elt_dagster.errors import SourceError
 from elt_dagster.sdk.arrow import text_column
-from elt_dagster.sdk.json_types import EVIDENCE, cast_sql, evidence_sql, infer, misfit_sql, raw_type, widen
+from elt_dagster.sdk.json_path import ELEMENTS, VALUES, Step, json_path, literal, parse_path
+from elt_dagster.sdk.json_types import cast_sql, infer, kinds_sql, misfit_sql, raw_type, tests_sql, widen
 
 if TYPE_CHECKING:
     import duckdb
 
 MAX_COLUMNS = 2000
-ELEMENTS, VALUES = "[*]", ".*"
-"""Steps that stand for every element of a list, or every value of an object."""
-Step = str | int
-
-
-def parse_path(path: str) -> tuple[Step, ...]:
-    """``data.items[*].node`` as its steps; ``$.`` in front is accepted, ``"a.b"`` quotes a key with dots, ``rates.*`` is every value of an object.
-
-    Raises ConfigError for a path that is not closed.
-    """
-    steps: list[Step] = []
-    text = path.strip().removeprefix("$").removeprefix(".")
-    while text:
-        if text[0] == '"':
-            key, closed, text = text[1:].partition('"')
-            steps.append(key)
-        elif text[0] == "[":
-            key, closed, text = text[1:].partition("]")
-            steps.append(_index(key, path))
-        else:
-            cut = min((i for i in (text.find("."), text.find("[")) if i >= 0), default=len(text))
-            key, closed, text = text[:cut], "ok", text[cut:]
-            steps.append(VALUES if key == "*" else key)
-        if not closed or key == "":
-            raise ConfigError(
-                f"{path!r} is not a path into JSON.", fix="Write data.items, data[0].id or edges[*].node."
-            )
-        text = text.removeprefix(".")
-    return tuple(steps)
-
-
-def _index(key: str, path: str) -> Step:
-    if key == "*":
-        return ELEMENTS
-    if key.lstrip("-").isdigit():
-        return int(key)
-    if len(key) > 2 and key[0] == key[-1] and key[0] in "'\"":
-        return key[1:-1]
-    raise ConfigError(f"{path!r} is not a path into JSON.", fix="Write data.items, data[0].id or edges[*].node.")
 
 
 class Document:
@@ -255,12 +218,10 @@ class JsonParser:
         steps = self._steps
         if {ELEMENTS, VALUES} & set(steps):
             return (
-                self._keyed_sql()
-                if self._key_as and steps[-1] == VALUES
-                else f"json_extract(page, {_json_path(steps)})"
+                self._keyed_sql() if self._key_as and steps[-1] == VALUES else f"json_extract(page, {json_path(steps)})"
             )
-        path = _json_path(steps)
-        every = f"json_extract(page, {_json_path((*steps, ELEMENTS))})"
+        path = json_path(steps)
+        every = f"json_extract(page, {json_path((*steps, ELEMENTS))})"
         slow = f"CASE json_type(page, {path}) WHEN 'ARRAY' THEN {every} WHEN 'NULL' THEN [] ELSE [json_extract(page, {path})] END"
         if not all(isinstance(s, str) for s in steps):
             return slow
@@ -268,12 +229,12 @@ class JsonParser:
         for step in reversed(steps):
             shape = {step: shape}
         fields = "".join(f".{_name(str(s))}" for s in steps)
-        return f"coalesce((from_json(page, {_literal(json.dumps(shape, ensure_ascii=False))})){fields}, {slow})"
+        return f"coalesce((from_json(page, {literal(json.dumps(shape, ensure_ascii=False))})){fields}, {slow})"
 
     def _keyed_sql(self) -> str:
         """A dictionary of records as a list of records, each with its key; a key of that name in the record itself wins."""
-        parent, every = _json_path(self._steps[:-1]), _json_path(self._steps)
-        key = f"json_object({_literal(self._key_as or '')}, z[1])"
+        parent, every = json_path(self._steps[:-1]), json_path(self._steps)
+        key = f"json_object({literal(self._key_as or '')}, z[1])"
         return (
             f"list_transform(list_zip(json_keys(page, {parent}), json_extract(page, {every})), "
             f"lambda z: CASE WHEN starts_with(z[2], '{{') THEN json_merge_patch({key}, z[2]) "
@@ -320,18 +281,28 @@ class JsonParser:
 
     def _widen(self, names: Sequence[str]) -> None:
         """Give each of ``names`` a type that holds what this block has."""
-        sums = ", ".join(evidence_sql(raw) for raw in self._raw(names, "JSON"))
-        seen = self._connection().execute(f"SELECT {sums} FROM {self._unpacked(names, 'JSON')}").fetchall()[0]
-        for j, name in enumerate(names):
+        raws = list(self._raw(names, "JSON"))
+        found = self._asked([kinds_sql(raw) for raw in raws], names)
+        kinds = [frozenset(k for k in ks or () if k not in (None, "NULL")) for ks in found]
+        tests = [tests_sql(k, raw) for k, raw in zip(kinds, raws, strict=True)]
+        answers = iter(self._asked([sql for part in tests for sql in part], names))
+        for name, kind, part in zip(names, kinds, tests, strict=True):
             known = self._fields[name].type
-            wider = widen(known, infer(seen[j * EVIDENCE : (j + 1) * EVIDENCE]))
+            wider = widen(known, infer(kind, list(islice(answers, len(part)))))
             self._fields[name] = self._fields[name].with_type(pa.string() if wider == known else wider)
+
+    def _asked(self, aggregates: Sequence[str], names: Sequence[str]) -> tuple[Any, ...]:
+        """The values of ``aggregates`` over the records, with the columns ``names`` as JSON text."""
+        if not aggregates:
+            return ()
+        query = f"SELECT {', '.join(aggregates)} FROM {self._unpacked(names, 'JSON')}"
+        return tuple(self._connection().execute(query).fetchall()[0])
 
     def _raw(self, names: Sequence[str], kind: str | None) -> Iterator[str]:
         """SQL of each column's text. DuckDB's structs ignore case and need a name, so keys that differ in case alone go by path."""
         plain = _plain_names(names)
         for name in names:
-            path = _json_path((name,))
+            path = json_path((name,))
             if name in plain:
                 yield f"v.{_name(name)}"
             elif (kind or raw_type(self._fields[name].type)) == "JSON":
@@ -341,7 +312,7 @@ class JsonParser:
 
     def _unpacked(self, names: Sequence[str], kind: str | None) -> str:
         shape = {n: kind or raw_type(self._fields[n].type) for n in _plain_names(names)}
-        value = f"from_json(r, {_literal(json.dumps(shape, ensure_ascii=False))})" if shape else "NULL"
+        value = f"from_json(r, {literal(json.dumps(shape, ensure_ascii=False))})" if shape else "NULL"
         return f"(SELECT i, r, {value} AS v FROM rec)"
 
 
@@ -350,25 +321,6 @@ def _plain_names(names: Sequence[str]) -> dict[str, None]:
     for name in names:
         first.setdefault(name.lower(), name)
     return {n: None for n in first.values() if n}
-
-
-def _json_path(steps: Sequence[Step]) -> str:
-    """Steps as a SQL literal with a JSON path in it."""
-    if steps == ("",):
-        return "'/'"  # a JSON path cannot name the empty key, a JSON pointer can
-    parts = ["$"]
-    for step in steps:
-        if step in (ELEMENTS, VALUES):
-            parts.append(str(step))
-        elif isinstance(step, int):
-            parts.append(f"[{step}]" if step >= 0 else f"[#{step}]")
-        else:
-            parts.append("." + json.dumps(step, ensure_ascii=False))
-    return _literal("".join(parts))
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _name(text: str) -> str:

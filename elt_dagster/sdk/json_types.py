@@ -4,7 +4,7 @@ Every column is first read as text, then cast, and compared with the text it cam
 widens its column instead of becoming NULL. All of it is SQL over whole columns; Python sees one line of figures per column.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import pyarrow as pa
 
@@ -34,6 +34,8 @@ _SQL_TYPES: dict[pa.DataType, str] = {
 }
 _TIME_OF_DAY = r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,6})?)?"
 _ZONE = r"([zZ]|[+-]\d{2}(:?\d{2})?)"
+_TIMES = ((_TIME_OF_DAY + _ZONE, "TIMESTAMPTZ"), (_TIME_OF_DAY, "TIMESTAMP"), (r"\d{4}-\d{2}-\d{2}", "DATE"))
+_NUMBERS = frozenset({"UBIGINT", "BIGINT", "HUGEINT", "UHUGEINT", "DOUBLE"})
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -50,10 +52,8 @@ def cast_sql(kind: pa.DataType, raw: str) -> str:
     """SQL that turns the text expression ``raw`` into ``kind``, NULL where it does not fit."""
     if pa.types.is_null(kind):
         return "NULL"
-    if pa.types.is_binary(kind):
-        return f"encode({raw})"
-    if kind == JSON or pa.types.is_string(kind):
-        return f"CAST({raw} AS VARCHAR)"
+    if is_text(kind):
+        return f"encode({raw})" if pa.types.is_binary(kind) else f"CAST({raw} AS VARCHAR)"
     if pa.types.is_decimal(kind):
         return f"TRY_CAST({raw} AS DECIMAL({kind.precision},{kind.scale}))"
     if kind == pa.timestamp("ns", "UTC"):
@@ -81,51 +81,44 @@ def misfit_sql(kind: pa.DataType, raw: str) -> str | None:
     return lost
 
 
-def evidence_sql(raw: str) -> str:
-    """SQL aggregates over the JSON text expression ``raw`` from which `infer` decides; one struct per column."""
-    text, known = f"json_extract_string({raw}, '$')", f"FILTER (WHERE {raw} IS NOT NULL)"
-    tests = (
-        f"regexp_full_match({raw}, '-?\\d+')",
-        f"TRY_CAST({raw} AS BIGINT) IS NOT NULL",
-        f"TRY_CAST({raw} AS DECIMAL(38,0)) IS NOT NULL",
-        f"regexp_full_match({text}, '{_TIME_OF_DAY}{_ZONE}') AND TRY_CAST({text} AS TIMESTAMPTZ) IS NOT NULL",
-        f"regexp_full_match({text}, '{_TIME_OF_DAY}') AND TRY_CAST({text} AS TIMESTAMP) IS NOT NULL",
-        f"regexp_full_match({text}, '\\d{{4}}-\\d{{2}}-\\d{{2}}') AND TRY_CAST({text} AS DATE) IS NOT NULL",
-    )
-    return ", ".join([f"list(DISTINCT json_type({raw}))", *(f"bool_and({test}) {known}" for test in tests)])
+def kinds_sql(raw: str) -> str:
+    """SQL aggregate over the JSON text expression ``raw``: the JSON types in it."""
+    return f"list(DISTINCT json_type({raw}))"
 
 
-EVIDENCE = 7
-"""How many values `evidence_sql` gives per column."""
+def tests_sql(kinds: frozenset[str], raw: str) -> list[str]:
+    """The aggregates that decide between the types `infer` may give a column of ``kinds``; none where the kinds alone do."""
+    if kinds and kinds <= _NUMBERS:
+        whole = f"regexp_full_match({raw}, '-?\\d+')"
+        tests = [whole, f"TRY_CAST({raw} AS BIGINT) IS NOT NULL", f"TRY_CAST({raw} AS DECIMAL(38,0)) IS NOT NULL"]
+    elif kinds == {"VARCHAR"}:
+        text = f"json_extract_string({raw}, '$')"
+        tests = [
+            f"regexp_full_match({text}, '{form}') AND TRY_CAST({text} AS {kind}) IS NOT NULL" for form, kind in _TIMES
+        ]
+    else:
+        return []
+    return [f"bool_and({test}) FILTER (WHERE {raw} IS NOT NULL)" for test in tests]
 
 
-def infer(evidence: tuple[Any, ...]) -> pa.DataType:
-    """The narrowest type that holds what was seen; ``pa.null()`` when nothing was.
+def infer(kinds: frozenset[str], passed: Sequence[bool]) -> pa.DataType:
+    """The narrowest type that holds what was seen: ``passed`` are the answers to `tests_sql`; ``pa.null()`` when nothing was seen.
 
     Text is taken for a time only when every value is a complete ISO date or time; UUIDs and numbers in quotes stay text.
     """
-    found, whole, in_int64, in_decimal, zoned, naive, dates = evidence
-    kinds = {k for k in found or () if k not in (None, "NULL")}
     if not kinds:
         return pa.null()
     if kinds & {"OBJECT", "ARRAY"}:
         return JSON
     if kinds == {"BOOLEAN"}:
         return pa.bool_()
-    if kinds <= {"UBIGINT", "BIGINT", "HUGEINT", "UHUGEINT", "DOUBLE"}:
-        return _number(whole, in_int64, in_decimal)
-    if kinds == {"VARCHAR"}:
-        times = ((zoned, TIMESTAMP_UTC), (naive, TIMESTAMP), (dates, pa.date32()))
-        return next((kind for matches, kind in times if matches), pa.string())
-    return pa.string()
-
-
-def _number(whole: bool, in_int64: bool, in_decimal: bool) -> pa.DataType:
-    if not whole:
-        return pa.float64()
-    if in_int64:
-        return pa.int64()
-    return BIG_INTEGER if in_decimal else pa.string()
+    if kinds <= _NUMBERS:
+        whole, in_int64, in_decimal = passed
+        if not whole:
+            return pa.float64()
+        return pa.int64() if in_int64 else BIG_INTEGER if in_decimal else pa.string()
+    times = zip(passed, (TIMESTAMP_UTC, TIMESTAMP, pa.date32()), strict=False)
+    return next((kind for matches, kind in times if matches), pa.string())
 
 
 def widen(known: pa.DataType, seen: pa.DataType) -> pa.DataType:

@@ -14,7 +14,8 @@ from urllib.parse import quote
 import httpx
 
 from elt_dagster.errors import ConfigError, SourceError
-from elt_dagster.sdk.json import Document, parse_path
+from elt_dagster.sdk.json import Document
+from elt_dagster.sdk.json_path import parse_path
 
 
 class Into(StrEnum):

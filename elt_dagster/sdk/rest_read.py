@@ -316,7 +316,7 @@ class StreamReader:
             yield block
 
     def _batches(self, data: pa.RecordBatch, position: _Position | None, request: ReadRequest) -> Iterator[Batch]:
-        if position is not None:
+        if position is not None and data.num_rows:  # without rows there may be no columns yet
             data = self._advance(data, position)
         data = _selected(data, request)
         slices = list(split(data, request.batch_bytes)) if data.num_rows else []
