@@ -155,7 +155,7 @@ class FileConnector(Connector[FC]):
         """Rows file by file in the order of (modified, path), with a checkpoint after each file."""
         incremental = _check_cursor(request)
         fs, root = self.open_folder()
-        spec, files = self._one_stream(fs, root, request.stream.name)
+        spec, files = self._one_stream(fs, root, request.stream)
         now = self.runtime.now()
         overlap = timedelta(seconds=max(self._overlap_seconds(fs), request.lookback_seconds))
         settled = now - timedelta(seconds=self.config.settle_seconds) if self.config.settle_seconds else None
@@ -186,16 +186,19 @@ class FileConnector(Connector[FC]):
                 groups.setdefault(name, []).append(file)
         return [(FileStream(name=name, glob="**"), groups[name]) for name in sorted(groups)]
 
-    def _one_stream(self, fs: Any, root: str, name: str) -> tuple[FileStream, list[Found]]:
-        spec = next((s for s in self.config.streams if s.name == name), None)
+    def _one_stream(self, fs: Any, root: str, stream: Stream) -> tuple[FileStream, list[Found]]:
+        spec = next((s for s in self.config.streams if s.name == stream.name), None)
         if spec is not None:
             return spec, _matching(fs, root, spec)
-        if self.config.streams:
-            raise NotFoundError(
-                f"The source has no stream {name!r}.", fix=nearest(name, [s.name for s in self.config.streams])
-            )
-        # a folder that is empty today is no error: its files may have been moved away
-        return FileStream(name=name, glob="**"), [f for f in list_files(fs, root) if group_of(f.path) == name]
+        known = [s.name for s in self.config.streams]
+        if not known:
+            streams = {s.name: (s, files) for s, files in self._streams(fs, root)}
+            if stream.name in streams:
+                return streams[stream.name]
+            if stream.schema is not None:  # it was discovered once: its files may have been moved away since
+                return FileStream(name=stream.name, glob="**"), []
+            known = list(streams)
+        raise NotFoundError(f"The source has no stream {stream.name!r}.", fix=nearest(stream.name, known))
 
     def _described(self, fs: Any, spec: FileStream, files: list[Found]) -> Stream:
         schema = _sampled(fs, spec, files)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pyarrow as pa
@@ -24,6 +24,7 @@ from elt_dagster.registry import load_connector
 from elt_dagster.sdk import Connector, Runtime
 from elt_dagster.sdk import lines as text_lines
 from elt_dagster.sdk.listing import MANIFEST_BYTES, Found, Manifest, New, group_of, matcher
+from elt_dagster.testing.contract import ConnectorContract, Truth
 
 FILES = load_connector("files")
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -358,6 +359,90 @@ class TestIncremental:
         batches = read(source(folder), "orders", window=window)
         assert where(batches) == [("orders_2024-01.csv", 1), ("orders_2024-01.csv", 2)]
         assert {b.checkpoint for b in batches} == {None}
+
+
+class TestFilesContract(ConnectorContract):
+    """What every connector promises, on a folder of the three formats."""
+
+    connector = FILES
+    settings: ClassVar[dict[str, Any]] = {}
+    root: ClassVar[Path]
+    TIMES = [NOW - timedelta(hours=3), NOW - timedelta(hours=2), NOW - timedelta(hours=2), NOW]
+    """Two files share a time."""
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _folder(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
+        cls.root = tmp_path_factory.mktemp("files")
+        cls.settings = {"url": str(cls.root), "storage_options": {"secret": "OPTION-9f2c"}}
+        for number, at in enumerate(cls.TIMES):
+            rows = [r for r in cls.rows("orders") if r["_file"] == f"orders/{number}.csv.gz"]
+            text = "id,note,amount,day\n" + "".join(
+                f"{r['id']},{r['note'] or ''},{r['amount']},{r['day']}\n" for r in rows
+            )
+            write(cls.root / f"orders/{number}.csv.gz", gzip.compress(text.encode()), at=at)
+        people = [{k: r[k] for k in ("id", "zip", "tags")} for r in cls.rows("people")]
+        write(cls.root / "people.jsonl", "".join(json.dumps(p) + "\n" for p in people))
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({"id": [r["id"] for r in cls.rows("steps")]}), sink)
+        write(cls.root / "steps.parquet", sink.getvalue().to_pybytes())
+
+    @classmethod
+    def rows(cls, stream: str) -> Truth:
+        """What the files hold."""
+        if stream == "people":
+            return [
+                {"id": n, "zip": f"{n:04}", "tags": {"n": [n]}, "_file": "people.jsonl", "_row": n + 1}
+                for n in range(60)
+            ]
+        if stream == "steps":
+            return [{"id": n * n, "_file": "steps.parquet", "_row": n + 1} for n in range(500)]
+        return [
+            {
+                "id": n, "note": None if n % 7 == 0 else f"né {n}", "amount": n / 8, "day": f"2024-01-{1 + n % 28:02}",
+                "_file": f"orders/{n // 200}.csv.gz", "_row": 1 + n % 200,
+            }
+            for n in range(800)
+        ]  # fmt: skip
+
+    def fresh(self) -> Connector[Any]:
+        connector = source(self.root, storage_options={"secret": "OPTION-9f2c"})
+        self.opened, really_open = 0, connector.open_folder  # type: ignore[attr-defined]
+
+        def counted() -> Any:
+            self.opened += 1
+            return really_open()
+
+        connector.open_folder = counted  # type: ignore[attr-defined]
+        return connector
+
+    def unreachable(self) -> Connector[Any]:
+        return source(self.root / "gone", storage_options={"secret": "OPTION-9f2c"})
+
+    def truth(self, stream: str) -> Truth:
+        return self.rows(stream)
+
+    def known_streams(self) -> set[str]:
+        return {"orders", "people", "steps"}
+
+    def touched(self) -> int:
+        return self.opened
+
+    def test_ties_at_the_checkpoint_are_read_again(self) -> None:
+        """Not the files that are known: the manifest tells them from another of the same time, so that append duplicates nothing."""
+        stream = self.fresh().discover()["orders"]
+        batches = self.read(stream)
+        at_tie = next(
+            b.checkpoint for b in batches if b.checkpoint is not None and b.checkpoint.cursor == self.TIMES[1]
+        )
+        rest = where(self.read(stream, through_json(at_tie)))
+        assert {f for f, _ in rest} == {"orders/2.csv.gz", "orders/3.csv.gz"}
+        assert where(self.read(stream, through_json(batches[-1].checkpoint))) == []
+
+    def test_a_stream_whose_files_are_gone_is_empty(self) -> None:
+        """It is no typo: it was discovered before."""
+        stream = self.fresh().discover()["steps"]
+        assert self.read(Stream(name="steps_of_old", schema=stream.schema)) == []
 
 
 TIMES = st.integers(0, 40)  # minutes; few, so that there are ties
