@@ -231,8 +231,8 @@ def test_text_compares_by_code_point(source: PostgresSource) -> None:
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    keys=st.lists(st.none() | st.integers(0, 20), min_size=1, max_size=40),
-    stop=st.integers(0, 40),
+    keys=st.lists(st.none() | st.integers(0, 9), min_size=4, max_size=12),
+    stop=st.integers(1, 6),
     ordered=st.booleans(),
 )
 def test_a_read_broken_anywhere_and_resumed_misses_nothing(
@@ -255,6 +255,23 @@ def test_a_read_broken_anywhere_and_resumed_misses_nothing(
     gc.collect()
     stored |= ids(list(shared.connector().read(replace(request, since=saved))))
     assert stored == set(range(len(keys)))
+
+
+def test_an_unordered_read_saves_nothing_before_its_end(source: PostgresSource) -> None:
+    source.run("CREATE TABLE t AS SELECT n AS id, 1000 - n AS k FROM generate_series(1, 999) n")
+    batches = source.batches("public.t", mode=SyncMode.INCREMENTAL, cursor_field="k", batch_bytes=1000)
+    assert len(batches) > 5
+    assert [b.checkpoint for b in batches] == [None] * (len(batches) - 1) + [Checkpoint(999)]
+
+
+def test_rows_without_a_cursor_are_out_before_the_first_checkpoint(source: PostgresSource) -> None:
+    source.run("CREATE TABLE t AS SELECT n AS id, CASE WHEN n % 3 > 0 THEN n END AS k FROM generate_series(1, 999) n")
+    batches = source.batches(
+        "public.t", mode=SyncMode.INCREMENTAL, cursor_field="k", batch_bytes=1000, settings={"ordered": True}
+    )
+    first = next(i for i, b in enumerate(batches) if b.checkpoint is not None)
+    assert first < len(batches) - 1
+    assert sum(b.data.column("k").null_count for b in batches[: first + 1]) == 333
 
 
 def test_an_ordered_read_gives_a_checkpoint_with_every_batch(shared: PostgresSource) -> None:
@@ -284,6 +301,17 @@ def test_a_row_that_commits_late_is_found_by_the_next_read(source: PostgresSourc
         time.sleep(0.15)
         third = source.batches("public.stamped", since=second[-1].checkpoint, **follow)
         assert third[-1].checkpoint == Checkpoint(newest)
+
+
+def test_a_late_row_stamped_in_another_zone_than_the_servers_is_found(source: PostgresSource) -> None:
+    source.run(STAMPED.format("timestamp"))
+    source.run("SET TimeZone = 'UTC'")
+    follow = {"mode": SyncMode.INCREMENTAL, "cursor_field": "updated_at"}
+    with source.transaction() as slow:
+        slow.execute("SET TimeZone = 'UTC'; INSERT INTO stamped VALUES (1)")
+        source.run("INSERT INTO stamped VALUES (2)")
+        first = source.batches("public.stamped", **follow)
+    assert 1 in ids(source.batches("public.stamped", since=first[-1].checkpoint, **follow))
 
 
 def test_a_transaction_that_has_not_written_yet_holds_the_checkpoint_back(source: PostgresSource) -> None:
@@ -494,6 +522,7 @@ def test_an_abandoned_read_leaves_nothing_behind(source: PostgresSource) -> None
     cycle: list[Any] = [batches]
     cycle.append(cycle)
     next(batches)
+    time.sleep(0.2)  # until the queue is full and no socket is read
     del batches, cycle
     gc.collect()
     assert pump_threads() == []
@@ -543,15 +572,24 @@ def test_memory_stays_bounded_however_many_rows(source: PostgresSource) -> None:
     assert peak < 48 << 20
 
 
-def test_two_connections_read_one_snapshot_completely(source: PostgresSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MODULE, "PARALLEL_FROM_BYTES", 1)
+def test_connections_that_share_a_read_share_its_snapshot(
+    source: PostgresSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source.run(BIG.format(1, 100_000))
-    batches = source.connector().read(source.request("public.big", batch_bytes=1 << 17, settings={"parallel_reads": 3}))
+    share = MODULE.CopyConnections.share
+
+    def share_late(connections: Any, count: int) -> int:
+        source.run(
+            "INSERT INTO big SELECT n, 'later' FROM generate_series(100001, 200000) n; DELETE FROM big WHERE id % 3 = 0"
+        )
+        return int(share(connections, count))
+
+    monkeypatch.setattr(MODULE, "PARALLEL_FROM_BYTES", 1)
+    monkeypatch.setattr(MODULE.CopyConnections, "share", share_late)
+    request = source.request("public.big", batch_bytes=1 << 17, settings={"parallel_reads": 3})
+    batches = source.connector().read(request)
     read = [next(batches)]
     assert sessions(source) == 3
-    source.run(
-        "INSERT INTO big SELECT n, 'later' FROM generate_series(100001, 200000) n; DELETE FROM big WHERE id < 50000"
-    )
     read += batches
     found = sorted(v for b in read for v in b.data.column("id").to_pylist())
     assert found == list(range(1, 100_001))
