@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from elt_dagster.model import Batch
 
 _POLL_SECONDS = 0.2
+_PATIENCE_SECONDS = 30.0
+_PATIENCE_WHEN_INTERRUPTED = 1.0
 
 
 class _End:
@@ -64,9 +66,16 @@ def prefetched(read: Callable[[], Iterator[Batch]], *, ahead: int = 2) -> Iterat
                 return
             yield item
 
+    patience = _PATIENCE_SECONDS
     try:
         yield drain()
+    except Exception:
+        raise
+    except BaseException:
+        # An interrupt: whoever cancels a run does not wait for an answer that the source may never give. The thread ends with it.
+        patience = _PATIENCE_WHEN_INTERRUPTED
+        raise
     finally:
         stopped.set()
         if thread.ident is not None:
-            thread.join(timeout=30)
+            thread.join(timeout=patience)
