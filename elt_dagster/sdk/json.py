@@ -45,10 +45,14 @@ class Document:
             self._root = self._tolerant(where)
 
     def at(self, path: str) -> Any:
-        """The value at ``path``, or None where it breaks off. A top-level key that is ``path`` itself (``@odata.nextLink``) wins."""
+        """The value at ``path``, or None where it breaks off; not for records, which would all become Python objects. A top-level key that is ``path`` itself (``@odata.nextLink``) wins."""
         if path and _is_object(self._root) and path in self._root:
             return _plain(self._root[path])
         return _plain(self._dig(parse_path(path)))
+
+    def has(self, path: str) -> bool:
+        """Whether there is anything but null at ``path``; looks without unpacking, so it may be asked about the records."""
+        return self._dig(parse_path(path)) is not None
 
     def size(self, path: str) -> int:
         """How many records are at ``path``: elements of an array, 1 for an object or a scalar, 0 for null or nothing."""

@@ -188,7 +188,7 @@ class StreamReader:
                 + b"]"
             )
         document = Document(content, where=self._where)
-        if records_at and document.at(records_at) is None:
+        if records_at and not document.has(records_at):
             wrong = next((k for k in _ERROR_KEYS if document.at(k)), None)
             if wrong:
                 raise SourceError(

@@ -419,3 +419,26 @@ def test_a_redirect_on_the_same_host_is_followed_with_its_body() -> None:
 
     found = rows(Api(answer).read({"name": "x", "path": "x", "method": "POST", "body": {"a": 1}}))
     assert found == [{"a": 1}]
+
+
+def test_records_never_become_python_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    import elt_dagster.sdk.json as module
+
+    unpacked: list[Any] = []
+    plain = module._plain
+
+    def noted(value: Any) -> Any:
+        unpacked.append(plain(value))
+        return unpacked[-1]
+
+    monkeypatch.setattr(module, "_plain", noted)
+    stream = {
+        "name": "x",
+        "path": "x",
+        "records_at": "data",
+        "pagination": {"type": "cursor", "at": "next", "param": "c"},
+    }
+    pages = [{"data": [{"id": 1}], "next": "c2"}, {"data": [{"id": 2}], "next": None}]
+    found = rows(Api(lambda _: pages.pop(0)).read(stream))
+    assert [r["id"] for r in found] == [1, 2]
+    assert not [v for v in unpacked if isinstance(v, list | dict)]
