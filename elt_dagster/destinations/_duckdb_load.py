@@ -15,11 +15,13 @@ from elt_dagster.destinations.base import STATE_TABLE, Committed, Load, LoadPlan
 from elt_dagster.destinations.drift import OURS, Evolution, by_name
 from elt_dagster.destinations.files import Part, Staging
 from elt_dagster.destinations.sql import quote
-from elt_dagster.destinations.state import next_state
+from elt_dagster.destinations.state import check_state, next_state
 from elt_dagster.errors import ConfigError, ContractError, DestinationError
 from elt_dagster.model import Checkpoint, LoadMode
 from elt_dagster.sdk.connector import Runtime
 
+_WIDE = 100
+"""Columns from which one thread has to do: each buffers a row group, about 1 MB for every column."""
 _MISFIT = (duckdb.ConversionException, duckdb.OutOfRangeException, duckdb.InvalidInputException)
 
 
@@ -67,9 +69,11 @@ class DuckDBLoad(Load):
         plan = self._plan
         session.run(f"CREATE SCHEMA IF NOT EXISTS {quote(session.catalog)}.{quote(plan.table.schema)}")
         before = find(session, plan)
-        _check_fence(plan, before)
+        check_state(plan, before.state, first=not self._commits)
         evolution = planned_evolution(plan, before.columns, [part.schema for part in parts])
         self._columns = evolution.columns
+        if len(evolution.columns) > _WIDE:
+            session.run("SET threads = 1")
         view_staged(session, parts, evolution.columns, numbered=needs_arrival(plan))
         if plan.mode is LoadMode.REPLACE:
             committed, seen = self._replace(session, before, evolution), None
@@ -158,14 +162,6 @@ def check_plan(plan: LoadPlan) -> None:
 def needs_arrival(plan: LoadPlan) -> bool:
     """Whether one row per key is to be kept, for which the order of arrival counts."""
     return plan.mode is LoadMode.MERGE or (plan.deduplicate and bool(plan.primary_key))
-
-
-def _check_fence(plan: LoadPlan, before: Found) -> None:
-    if before.state is not None and before.state.fence > plan.fence:
-        raise DestinationError(
-            f"{plan.table} was loaded by a newer run ({before.state.run_id}) while this one was away.",
-            fix="Nothing to do: the newer run's rows are there, this one's were not committed.",
-        )
 
 
 def _count(session: Session, table: TableRef) -> int:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from elt_dagster.destinations.base import HISTORY_LENGTH, STATE_TABLE, LoadPlan, State, TableRef
+from elt_dagster.errors import DestinationError
 from elt_dagster.model import Checkpoint, LoadMode
 
 HISTORY_TABLE = f"{STATE_TABLE}_history"
@@ -68,6 +69,25 @@ def from_row(schema: str, row: Sequence[Any]) -> State:
         fence=fence,
         committed_at=datetime.fromisoformat(committed_at).astimezone(UTC),
     )
+
+
+def check_state(plan: LoadPlan, found: State | None, *, first: bool) -> None:
+    """Raise DestinationError unless ``found``, read inside the commit's transaction, is the state this load goes on from.
+
+    ``first`` is True for a load's first commit; later ones find its own row. See docs/adr/0004.
+    """
+    if found is not None and found.fence > plan.fence:
+        raise DestinationError(
+            f"{plan.table} was loaded by a newer run ({found.run_id}) while this one was away.",
+            fix="Nothing to do: the newer run's rows are there, this one's were not committed.",
+        )
+    expected = plan.after_load if first else plan.load_id
+    if (found.load_id if found is not None else None) != expected:
+        by = f"run {found.run_id}" if found is not None else "somebody who reset its state"
+        raise DestinationError(
+            f"{plan.table} was changed by {by} while this load was reading; nothing of this load was committed.",
+            fix="Run it again: it goes on from what is there now.",
+        )
 
 
 def next_state(plan: LoadPlan, before: State | None, checkpoint: Checkpoint | None, now: datetime) -> State:

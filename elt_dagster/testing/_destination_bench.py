@@ -12,7 +12,7 @@ from elt_dagster.model import Checkpoint, LoadMode
 
 APPEND, MERGE, REPLACE = LoadMode.APPEND, LoadMode.MERGE, LoadMode.REPLACE
 ROWS = pa.schema([("id", pa.int64()), ("name", pa.string()), ("at", pa.int64())])
-KEYED = {"primary_key": ("id",), "cursor_field": "at"}
+KEYED: dict[str, Any] = {"primary_key": ("id",), "cursor_field": "at"}
 NASTY = (
     "select",
     'quo"te',
@@ -58,8 +58,11 @@ class Bench:
         return TableRef(self.schema, name)
 
     def plan(self, mode: LoadMode, columns: pa.Schema = ROWS, *, table: str = "orders", **more: Any) -> LoadPlan:
-        """A plan whose binding is called as its table, unless ``more`` says otherwise."""
+        """A plan from the state as it is now; its binding is called as its table. ``more`` overrides."""
         filled = {"binding_id": f"binding-{table}", "load_id": uuid.uuid4().hex, "run_id": "run-1", **more}
+        if "after_load" not in filled:
+            state = self.destination.state(self.schema, filled["binding_id"])
+            filled["after_load"] = state.load_id if state is not None else None
         return LoadPlan(table=self.table(table), columns=columns, mode=mode, **filled)
 
     def load(

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -74,7 +75,7 @@ class LoadTests:
         assert bench.rows() == [(1, "newest", 9), (2, "last", 5)]
 
     def test_merge_by_several_columns(self, bench: Bench) -> None:
-        key = {"primary_key": ("id", "name")}
+        key: dict[str, Any] = {"primary_key": ("id", "name")}
         bench.load(MERGE, [(1, "a", 1), (1, "b", 1)], **key)
         done = bench.load(MERGE, [(1, "b", 2), (2, "b", 2)], **key)
         assert (done.inserted, done.updated) == (1, 1)
@@ -189,6 +190,24 @@ class LoadTests:
             late.commit(Checkpoint(1))
         assert bench.rows() == [(2, "b", 2)]
         assert bench.cursor() == 2
+
+    @pytest.mark.parametrize("mode", list(LoadMode))
+    def test_of_two_loads_from_one_state_only_the_first_commits(self, bench: Bench, mode: LoadMode) -> None:
+        bench.load(mode, [(1, "a", 1)], checkpoint=Checkpoint(1), **KEYED)
+        late = bench.destination.begin(bench.plan(mode, **KEYED))
+        late.stage(batch_of([(2, "b", 2)]))
+        bench.load(mode, [(2, "b", 2)], checkpoint=Checkpoint(2), **KEYED)
+        rows = bench.rows()
+        with late, pytest.raises(DestinationError, match="while this load was reading"):
+            late.commit(Checkpoint(2))
+        assert bench.rows() == rows
+
+    def test_a_load_goes_on_after_its_own_commit(self, bench: Bench) -> None:
+        with bench.destination.begin(bench.plan(APPEND)) as load:
+            for number in (1, 2, 3):
+                load.stage(batch_of([(number, "x", number)]))
+                load.commit(Checkpoint(number))
+        assert [r[0] for r in bench.rows()] == [1, 2, 3]
 
     # --- all or nothing
 
