@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 HOME = ROOT / ".run"
 API_PORT = 8765
 SYNCS = ("flights-api", "flights-files")
-DAGSTER_YAML = "telemetry:\n  enabled: false\n"
+DAGSTER_YAML = "telemetry:\n  enabled: false\nnux:\n  enabled: false\nfreshness:\n  enabled: true\n"
 
 
 def main() -> int:
