@@ -16,7 +16,7 @@ import click
 from elt_dagster.errors import EltError, nearest
 
 DEBUG_VARIABLE = "ELT_DAGSTER_DEBUG"
-BROKEN_PIPE = 141  # what a shell reports for a program that a closed pipe ended
+BROKEN_PIPE = 1  # as click and rich answer when the reader of our output has gone
 CANCELLED = 130
 
 COMMANDS = {

@@ -54,7 +54,7 @@ class Shelf(Connector[ShelfConfig]):
     docs_url = "https://example.com/shelf"
     settings_type = ShelfSettings
     asked: ClassVar[list[str]] = []
-    while_asked: ClassVar[Callable[[], None] | None] = None
+    while_asked: ClassVar[list[Callable[[], None]]] = []
     further_columns: ClassVar[list[pa.Field]] = []
 
     def settings_schema(self, partial: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -65,8 +65,8 @@ class Shelf(Connector[ShelfConfig]):
 
     def discover(self, settings: Mapping[str, Any] | None = None) -> Catalog:
         Shelf.asked.append(self.config.host)
-        if Shelf.while_asked is not None:
-            Shelf.while_asked()
+        for happen in Shelf.while_asked:
+            happen()
         if self.config.host == "nowhere":
             raise TransientError("The shelf cannot be reached.", fix="Check host and port.")
         if self.config.token is not None and self.config.token.get_secret_value() == "wrong":
@@ -112,6 +112,6 @@ def shelf_fixture(monkeypatch: pytest.MonkeyPatch) -> type[Shelf]:
     known = registry._connector_modules
     monkeypatch.setattr(registry, "_connector_modules", lambda: {**known(), "shelf": __name__})
     monkeypatch.setattr(Shelf, "asked", [])
-    monkeypatch.setattr(Shelf, "while_asked", None)
+    monkeypatch.setattr(Shelf, "while_asked", [])
     monkeypatch.setattr(Shelf, "further_columns", [])
     return Shelf
