@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import simdjson
 
 from elt_dagster.errors import SourceError
@@ -26,6 +26,7 @@ from elt_dagster.sdk.json_types import cast_sql, infer, kinds_sql, misfit_sql, r
 if TYPE_CHECKING:
     import duckdb
 
+pc: Any = pyarrow.compute  # its functions are made when it is imported, so no checker knows them
 MAX_COLUMNS = 2000
 
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pyarrow as pa
@@ -127,12 +127,12 @@ class CheckAlwaysYes(Shop):
 class Shuffled(Shop):
     """Lists its streams in another order each time."""
 
-    turn = 0
+    turns: ClassVar[list[int]] = []
 
     def discover(self, settings: Any = None) -> Catalog:
-        Shuffled.turn += 1
+        self.turns.append(1)
         streams = tuple(super().discover())
-        return Catalog(streams if Shuffled.turn % 2 else streams[::-1])
+        return Catalog(streams if len(self.turns) % 2 else streams[::-1])
 
 
 @caught_by("test_every_known_stream_is_discovered")
