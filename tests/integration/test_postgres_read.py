@@ -605,7 +605,7 @@ def test_without_room_for_more_connections_one_reads_all(
     monkeypatch.setattr(MODULE, "PARALLEL_FROM_BYTES", 1)
     source.run(BIG.format(1, 1000))
     with reader(source) as config:
-        source.run(f"GRANT SELECT ON big TO limited_reader; ALTER ROLE {config['user']} CONNECTION LIMIT 1")
+        source.run(f"GRANT SELECT ON big TO {config['user']}; ALTER ROLE {config['user']} CONNECTION LIMIT 1")
         request = source.request("public.big", settings={"parallel_reads": 2})
         assert sum(b.data.num_rows for b in source.connector(**config).read(request)) == 1000
 
