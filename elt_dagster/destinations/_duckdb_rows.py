@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from elt_dagster.destinations._duckdb_file import Session
 from elt_dagster.destinations._duckdb_types import DIALECT, converted, folded, staged
-from elt_dagster.destinations.drift import by_name
+from elt_dagster.destinations.drift import OURS, by_name
 from elt_dagster.destinations.files import ARRIVAL, Part
 from elt_dagster.destinations.sql import literal, no_key, quote, quoted, same_key
 
@@ -63,9 +63,11 @@ def merge(session: Session, table: str, source: str, primary_key: Sequence[str],
 
     A row that is equal in all but the ``_elt_`` columns stays as it is, and keeps its load time.
     """
+    keys, content = quoted(primary_key), _content(columns, primary_key)
     session.run(
-        f"CREATE TEMP TABLE {_MATCHES} AS SELECT s.{ARRIVAL} AS arrival, t.rowid AS row, {_same_row(columns)} AS same "
-        f"FROM {source} AS s JOIN {table} AS t ON {same_key(primary_key)}"
+        f"CREATE TEMP TABLE {_MATCHES} AS SELECT s.arrival, t.row, s.content = t.content AS same "
+        f"FROM (SELECT {keys}, {ARRIVAL} AS arrival, {content} AS content FROM {source}) AS s "
+        f"JOIN (SELECT {keys}, rowid AS row, {content} AS content FROM {table}) AS t ON {same_key(primary_key)}"
     )
     # A key may be in the table several times, from a time when it was appended to: then all go and one comes.
     session.run(
@@ -127,17 +129,19 @@ def _fingerprint(names: Sequence[str]) -> str:
     return f"unhex(md5(CAST(to_json([{values}]) AS VARCHAR)))"
 
 
-def _same_row(columns: pa.Schema) -> str:
-    """The condition that s and t agree in all but our own columns; intervals as text, for '1 month' equals '30 days' otherwise."""
-    terms: list[str] = []
-    for field in columns:
-        if not field.name.startswith("_elt_"):
-            name = quote(field.name)
-            pair = (f"s.{name}", f"t.{name}")
-            if pa.types.is_interval(field.type):
-                pair = (f"CAST({pair[0]} AS VARCHAR)", f"CAST({pair[1]} AS VARCHAR)")
-            terms.append(f"{pair[0]} IS NOT DISTINCT FROM {pair[1]}")
-    return f"({' AND '.join(terms)})" if terms else "true"
+def _content(columns: pa.Schema, primary_key: Sequence[str]) -> str:
+    """64 bits over all but the key and our own columns: a join that carried the values themselves would need memory for all of them.
+
+    A change of one column of at most 64 bits is never missed, any other with a chance of one in 2^64. Intervals are taken as text,
+    for '1 month' and '30 days' are equal otherwise.
+    """
+    keys = {folded(name) for name in primary_key}
+    values = [
+        f"CAST({quote(f.name)} AS VARCHAR)" if pa.types.is_interval(f.type) else quote(f.name)
+        for f in columns
+        if not f.name.startswith(OURS) and folded(f.name) not in keys
+    ]
+    return f"hash({', '.join(values)})" if values else "1"
 
 
 def _source(session: Session, part: Part, index: int) -> str:

@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,6 +33,7 @@ ARRIVAL = "_elt_arrival"
 IN_MEMORY_BYTES = 8 * 1024 * 1024
 _OWNER = ".owner"
 _INTERVAL = pa.struct([("months", pa.int32()), ("days", pa.int32()), ("micros", pa.int64())])
+_compute: Any = pc  # its functions are made at import, where type checkers do not see them
 _open_owners: set[int] = set()
 
 
@@ -198,8 +200,8 @@ def _interval_parts(column: pa.Array) -> pa.Array:
     halves = pa.Array.from_buffers(pa.int32(), 4 * (rows + first), [None, data])
     wholes = pa.Array.from_buffers(pa.int64(), 2 * (rows + first), [None, data])
     at = _numbers(rows, first)
-    months, days = halves.take(pc.multiply(at, 4)), halves.take(pc.add(pc.multiply(at, 4), 1))
-    micros = pc.divide(wholes.take(pc.add(pc.multiply(at, 2), 1)), 1000)
+    months, days = halves.take(_compute.multiply(at, 4)), halves.take(_compute.add(_compute.multiply(at, 4), 1))
+    micros = _compute.divide(wholes.take(_compute.add(_compute.multiply(at, 2), 1)), 1000)
     return pa.StructArray.from_arrays([months, days, micros], fields=list(_INTERVAL), mask=column.is_null())
 
 
@@ -209,7 +211,7 @@ def _with_arrival(batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
 
 def _numbers(count: int, first: int) -> pa.Array:
     """``first``, ``first + 1``, ... as int64."""
-    return pc.cumulative_sum(pa.repeat(pa.scalar(1, pa.int64()), count), start=first - 1)
+    return _compute.cumulative_sum(pa.repeat(pa.scalar(1, pa.int64()), count), start=first - 1)
 
 
 def _own(root: Path, name: str) -> int:

@@ -187,7 +187,7 @@ class TableTests:
         columns = pa.schema([(name, pa.int64()) for name in bench.can.names])
         row = tuple(range(len(bench.can.names)))
         for name in bench.can.names:
-            key = {"primary_key": (name,), "cursor_field": name, "table": name}
+            key: dict[str, Any] = {"primary_key": (name,), "cursor_field": name, "table": name}
             bench.load(MERGE, [row], columns=columns, **key)
             assert bench.load(MERGE, [row], columns=columns, **key).table_rows == 1
             assert bench.rows(name, columns=[name]) == [(bench.can.names.index(name),)]
