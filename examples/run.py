@@ -94,10 +94,11 @@ def _say_what_landed() -> None:
     print(f"\nWhat is in {HOME.relative_to(ROOT)}/flights.duckdb now:")
     with duckdb.connect(str(HOME / "flights.duckdb"), read_only=True) as warehouse:
         tables = warehouse.sql(
-            "SELECT schema_name, table_name, estimated_size, column_count FROM duckdb_tables() "
+            "SELECT schema_name, table_name, column_count FROM duckdb_tables() "
             "WHERE NOT starts_with(table_name, '_elt_') ORDER BY ALL"
         ).fetchall()
-        for schema, table, rows, columns in tables:
+        for schema, table, columns in tables:
+            ((rows,),) = warehouse.sql(f'SELECT count(*) FROM "{schema}"."{table}"').fetchall()
             print(f"  {schema + '.' + table:<32} {rows:>10,} rows {columns:>4} columns")
 
 

@@ -1,10 +1,10 @@
 """Between source and warehouse: exclude, hash, cast to canonical types, rename, stamp. Vectorised; no value becomes a Python object."""
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from elt_dagster.engine.plan import METADATA_COLUMNS, StreamPlan
 from elt_dagster.errors import ContractError, SourceError
+from elt_dagster.model.compute import pc
 from elt_dagster.model.names import check_collisions
 from elt_dagster.model.types import canonical
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from elt_dagster.errors import ContractError
 from elt_dagster.model import CursorValue
+from elt_dagster.model.compute import pc
 from elt_dagster.model.types import canonical
 
 

@@ -11,10 +11,10 @@ becomes NULL and is counted. From then on this decoder stays careful.
 from collections.abc import Callable
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from elt_dagster.errors import SourceError
+from elt_dagster.model.compute import pc
 from elt_dagster.model.types import JSON, UUID
 
 INTERVAL = pa.month_day_nano_interval()

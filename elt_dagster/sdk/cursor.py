@@ -6,13 +6,12 @@ from decimal import Decimal
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.compute
 
 from elt_dagster.errors import ConfigError, SourceError
 from elt_dagster.model import CursorValue
+from elt_dagster.model.compute import pc
 from elt_dagster.sdk.pages import Call, Into
 
-pc: Any = pyarrow.compute  # its functions are made when it is imported, so no checker knows them
 Order = Literal["asc", "desc", "none"]
 
 

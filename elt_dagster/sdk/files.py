@@ -11,11 +11,11 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field, field_validator, model_validator
 
 from elt_dagster.errors import ConfigError, EltError, NotFoundError, SourceError, nearest
 from elt_dagster.model import Batch, Catalog, CheckResult, ReadRequest, Stream
+from elt_dagster.model.compute import pc
 from elt_dagster.model.types import TIMESTAMP_UTC, UUID, column, parse_type
 from elt_dagster.sdk.arrow import split
 from elt_dagster.sdk.connector import Config, Connector

@@ -15,10 +15,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute
 import simdjson
 
 from elt_dagster.errors import SourceError
+from elt_dagster.model.compute import pc
 from elt_dagster.sdk.arrow import text_column
 from elt_dagster.sdk.json_path import ELEMENTS, VALUES, Step, json_path, literal, parse_path
 from elt_dagster.sdk.json_types import cast_sql, infer, kinds_sql, misfit_sql, raw_type, tests_sql, widen
@@ -26,7 +26,6 @@ from elt_dagster.sdk.json_types import cast_sql, infer, kinds_sql, misfit_sql, r
 if TYPE_CHECKING:
     import duckdb
 
-pc: Any = pyarrow.compute  # its functions are made when it is imported, so no checker knows them
 MAX_COLUMNS = 2000
 
 

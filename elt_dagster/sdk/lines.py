@@ -15,9 +15,9 @@ from itertools import islice
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from elt_dagster.errors import SourceError
+from elt_dagster.model.compute import pc
 from elt_dagster.model.types import JSON, type_name
 from elt_dagster.sdk.opening import ROWS_ONLY, CsvDialect, Decoding, FileFormat, OpenedText, refuse_duplicates
 from elt_dagster.sdk.text import SAMPLE_ROWS, cast, infer, join

@@ -7,8 +7,8 @@ stay text. Everything here works on whole Arrow columns; no value passes through
 from collections.abc import Iterable
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from elt_dagster.model.compute import pc
 from elt_dagster.model.types import JSON, TIMESTAMP, TIMESTAMP_UTC
 
 SAMPLE_ROWS = 10_000

@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from elt_dagster.destinations.base import Committed, Destination, Load, LoadPlan, State, TableRef
 from elt_dagster.errors import DestinationError, NotFoundError
 from elt_dagster.model import Batch, Catalog, Checkpoint, CheckResult, LoadMode, ReadRequest, Stream
+from elt_dagster.model.compute import pc
 from elt_dagster.sdk.arrow import highest
 from elt_dagster.sdk.connector import Config, Connector, Runtime
 
