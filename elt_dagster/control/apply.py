@@ -255,21 +255,27 @@ class _Comparison:
         if catalog is not None:
             streams, problems = check_streams(sync, ("syncs", i), catalog)
             self.problems += problems
-        before = sync_fields(stored.spec) if isinstance(stored, StoredSync) else {}
-        fields = differences(before, sync_fields(sync))
-        kept = old_streams.keys() & streams.keys()
+        fields = self._sync_differences(stored, sync)
+        # Most syncs of a large file are as they were: only what differs is taken apart.
+        moved = [n for n in streams if n in old_streams and old_streams[n] != streams[n]]
         seen = differences(
-            stream_fields({n: old_streams[n] for n in kept}), stream_fields({n: streams[n] for n in kept})
+            stream_fields({n: old_streams[n] for n in moved}), stream_fields({n: streams[n] for n in moved})
         )
-        if isinstance(stored, StoredSync) and not fields and stored.spec != sync:
-            orders = [[b.name for b in spec.streams] for spec in (stored.spec, sync)]
-            fields = (FieldChange("streams", *orders),)
-        rewritten = any(old_streams[n] != streams[n] for n in kept)
         if stored is None:
             action = Action.CREATE
         else:
-            changed = fields or seen or rewritten or not isinstance(stored, StoredSync)
+            changed = moved or not isinstance(stored, StoredSync) or stored.spec != sync
             action = Action.UPDATE if changed else Action.UNCHANGED
         self.changes.append(Change(action=action, kind="sync", name=sync.slug, fields=(*fields, *seen)))
         if action is not Action.UNCHANGED:
             self.draft.put_syncs.append((sync, streams))
+
+    def _sync_differences(self, stored: AnySync | None, sync: SyncSpec) -> tuple[FieldChange, ...]:
+        if not isinstance(stored, StoredSync):
+            return differences({}, sync_fields(sync))
+        if stored.spec == sync:
+            return ()
+        fields = differences(sync_fields(stored.spec), sync_fields(sync))
+        before, after = ([b.name for b in spec.streams] for spec in (stored.spec, sync))
+        same_names = sorted(before) == sorted(after)
+        return (*fields, FieldChange("streams", before, after)) if same_names and before != after else fields

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from elt_dagster.control.yaml_document import read_documents
 from elt_dagster.control.yaml_file import load_project, parse_project, to_yaml
 from elt_dagster.errors import ConfigError
-from elt_dagster.model import ConnectionSpec, LoadMode, Project, SyncSpec, TableBinding
+from elt_dagster.model import ConnectionSpec, LoadMode, Project, SyncSpec
 
 GOOD = """\
 connections:
@@ -219,8 +219,10 @@ _plain = st.recursive(
 
 @given(st.dictionaries(_texts, _plain, max_size=4), st.lists(_texts.filter(bool), max_size=3, unique=True))
 def test_a_project_written_as_yaml_is_read_back_the_same(config: dict[str, object], names: list[str]) -> None:
-    streams = tuple(TableBinding(name=name, table=f"t{i}", excluded_columns=(name,)) for i, name in enumerate(names))
-    sync_spec = SyncSpec(slug="a", connection="c", destination="c", dataset="s", streams=streams)
+    streams = [{"name": name, "table": f"t{i}", "excluded_columns": [name]} for i, name in enumerate(names)]
+    sync_spec = SyncSpec.model_validate(
+        {"slug": "a", "connection": "c", "destination": "c", "schema": "s", "streams": streams}
+    )
     project = Project(connections=(ConnectionSpec(name="c", connector="x", config=config),), syncs=(sync_spec,))
     assert parse_project(to_yaml(project), "x").project == project
 
