@@ -162,10 +162,9 @@ def test_an_interrupt_ends_the_run_at_once_although_the_step_has_a_retry_policy(
     project.put(shop(execution={"max_retries": 5, "retry_delay_seconds": 30}))
     project.say("orders.slow", 1.5)
     threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-    options = {"asset_selection": [ORDERS], "instance": instance, "raise_on_error": False}
+    job = project.defs().resolve_job_def("sync_shop")
     try:
-        result = project.defs().resolve_job_def("sync_shop").execute_in_process(**options)
-        events = result.all_events
+        events = job.execute_in_process(asset_selection=[ORDERS], instance=instance, raise_on_error=False).all_events
     except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
         (run_id,) = instance.get_run_ids()
         events = [e.dagster_event for e in instance.all_logs(run_id) if e.dagster_event is not None]

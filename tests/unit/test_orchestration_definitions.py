@@ -92,7 +92,7 @@ def test_a_schedules_request_carries_mode_tags_and_selection(project: ShopProjec
     with dg.DagsterInstance.ephemeral() as instance:
         for schedule in repository.schedule_defs:
             context = dg.build_schedule_context(instance=instance, repository_def=repository)
-            (requests[schedule.name],) = schedule.evaluate_tick(context).run_requests or ()
+            (requests[schedule.name],) = list(schedule.evaluate_tick(context).run_requests or ())
     usual, midnight = requests["sync_shop_schedule"], requests["sync_shop_midnight"]
     assert usual.asset_selection is None
     assert usual.tags["elt/triggered_by"] == "schedule"

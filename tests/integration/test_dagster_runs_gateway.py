@@ -1,0 +1,120 @@
+"""`Runs` without a webserver: real runs, in the processes Dagster starts for them."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from elt_dagster.control.runs import Runs, RunStatus, RunView
+from elt_dagster.errors import ConfigError, NotFoundError
+from elt_dagster.model import RunMode, TriggeredBy
+from elt_dagster.orchestration.runs import open_runs
+from tests.integration.dagster_project import REPOSITORY, ShopProject, shop
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShopProject]:
+    """A workspace with one sequential sync and one that fans out."""
+    project = ShopProject.make(tmp_path_factory.mktemp("gateway"))
+    for name in ("definitions.py", "workspace.yaml"):
+        shutil.copy(REPOSITORY / name, project.folder)
+    project.put(shop())
+    project.put(shop(slug="fan", schema="fan", execution_mode="fan_out_entity", execution={"max_retries": 3}))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in project.environ().items():
+            patch.setenv(name, value)
+        patch.delenv("ELT_DAGSTER_WEBSERVER_URL", raising=False)
+        patch.chdir(project.folder)
+        yield project
+
+
+@pytest.fixture(scope="module")
+def runs(project: ShopProject) -> Iterator[Runs]:
+    with open_runs() as runs:
+        yield runs
+
+
+def wait(runs: Runs, run_id: str, until: Callable[[RunView], bool] = lambda v: v.status.is_final) -> RunView:
+    end = time.monotonic() + 90
+    while not until(view := runs.get(run_id)):
+        assert time.monotonic() < end, view
+        time.sleep(0.2)
+    return view
+
+
+def test_a_run_is_launched_followed_and_listed(project: ShopProject, runs: Runs) -> None:
+    run_id = runs.launch("shop", run_mode=RunMode.FULL_REFRESH, triggered_by=TriggeredBy.API, trigger_ref="req-1")
+    view = wait(runs, run_id)
+    assert (view.status, view.run_mode) == (RunStatus.COMPLETED, RunMode.FULL_REFRESH)
+    assert (view.triggered_by, view.trigger_ref) == ("api", "req-1")
+    assert view.started_at is not None
+    assert view.ended_at is not None
+    assert {s.stream: (s.rows, s.status) for s in view.streams} == {
+        f"public.{t}": (3, RunStatus.COMPLETED) for t in ("orders", "customers", "items")
+    }
+    events = runs.events(run_id)
+    assert {p.stream for p in events.progress} == {s.stream for s in view.streams}
+    assert not runs.events(run_id, after=events.cursor).progress
+    assert [v.id for v in runs.list("shop", limit=1)] == [run_id]
+    assert run_id in [v.id for v in runs.list()]
+    assert runs.list("no-such-sync") == []
+
+
+def test_one_stream_can_fail_alone(project: ShopProject, runs: Runs) -> None:
+    project.say("customers.fail", "yes")
+    view = wait(runs, runs.launch("shop", streams=["public.orders", "public.customers"]))
+    project.say("customers.fail", "")
+    assert view.status is RunStatus.FAILED
+    (failed,) = view.failures
+    assert (failed.stream, failed.reason) == ("public.customers", "auth_failed")
+    assert failed.error == "Scripted refused 'customers'. Check the credentials."
+    assert len(view.streams) == 2
+    with open_runs() as others:  # another process, which has not loaded the workspace, tells the same
+        assert others.get(view.id).failures == view.failures
+
+
+@pytest.mark.parametrize("sync", ["shop", "fan"])
+def test_a_cancelled_run_stops_within_seconds_although_its_step_may_retry(
+    project: ShopProject, runs: Runs, sync: str
+) -> None:
+    project.say("orders.slow", 60)
+    run_id = runs.launch(sync, streams=["public.orders"])
+    wait(runs, run_id, lambda v: any(s.status is RunStatus.RUNNING for s in v.streams))
+    time.sleep(1)
+    asked = time.monotonic()
+    runs.cancel(run_id, "not now")
+    view = wait(runs, run_id)
+    project.say("orders.slow", "")
+    assert view.status is RunStatus.CANCELLED
+    assert time.monotonic() - asked < 15
+    assert [s.status for s in view.streams] == [RunStatus.CANCELLED]
+    runs.cancel(run_id, "again")  # a run that has ended is left alone
+
+
+def test_wrong_names_are_answered_with_the_right_ones(project: ShopProject, runs: Runs) -> None:
+    with pytest.raises(NotFoundError, match="no job for the sync 'shopp'"):
+        runs.launch("shopp")
+    with pytest.raises(NotFoundError, match=r"Did you mean 'public\.orders'"):
+        runs.launch("shop", streams=["public.order"])
+    for ask in (runs.get, runs.events, runs.cancel):
+        with pytest.raises(NotFoundError, match="no run"):
+            ask("no-such-run")
+
+
+def test_without_home_or_workspace_it_says_what_to_set(
+    project: ShopProject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with open_runs(str(tmp_path / "none.yaml")) as runs, pytest.raises(ConfigError, match=r"none\.yaml"):
+        runs.launch("shop")
+    monkeypatch.chdir(tmp_path)
+    with open_runs() as runs, pytest.raises(ConfigError, match="ELT_DAGSTER_WEBSERVER_URL"):
+        runs.launch("shop")
+    monkeypatch.delenv("DAGSTER_HOME")
+    with pytest.raises(ConfigError, match="DAGSTER_HOME"):
+        open_runs()
+    assert "DAGSTER_HOME" not in os.environ
