@@ -98,7 +98,9 @@ def _example(kind: Any) -> str:
 
     from elt_dagster.control.secrets import setting_rows
 
-    needed = [row for row in setting_rows(kind.config_type) if row["required"] or row["secret"]]
+    needed = [
+        row for row in setting_rows(kind.config_type) if row["required"] or (row["secret"] and row["type"] == "text")
+    ]
     config = {row["name"]: _sample(kind.name, row) for row in needed}
     text = {"connections": [{"name": f"my-{kind.name.replace('_', '-')}", "connector": kind.name, "config": config}]}
     return yaml.safe_dump(text, sort_keys=False)
