@@ -91,8 +91,8 @@ def _cli(environ: dict[str, str], *arguments: str) -> int:
 def _say_what_landed() -> None:
     import duckdb
 
-    print(f"\nWhat is in {HOME.relative_to(ROOT)}/flights.duckdb now:")
-    with duckdb.connect(str(HOME / "flights.duckdb"), read_only=True) as warehouse:
+    print(f"\nWhat is in {HOME.relative_to(ROOT)}/warehouse.duckdb now:")
+    with duckdb.connect(str(HOME / "warehouse.duckdb"), read_only=True) as warehouse:
         tables = warehouse.sql(
             "SELECT schema_name, table_name, column_count FROM duckdb_tables() "
             "WHERE NOT starts_with(table_name, '_elt_') ORDER BY ALL"
