@@ -17,7 +17,7 @@ _LINE = re.compile(
 
 def format_progress(progress: Progress) -> str:
     """One line for people that `parse_progress` understands. Bytes are rounded to 0.1 MB, seconds to 0.1 s."""
-    speed = progress.rows / progress.seconds if progress.seconds > 0 else 0.0
+    speed = progress.rows / max(progress.seconds, 0.001)  # a clock that has not moved makes no infinity
     megabytes = progress.bytes / MEGABYTE
     return f"{progress.stream}: {progress.rows:,} rows, {speed:,.0f} rows/s, {megabytes:,.1f} MB, {progress.seconds:,.1f} s"
 
