@@ -119,20 +119,7 @@ class CopyConnections:
             raise translated(error, self._config.where, self._config) from None
 
     async def _connect(self) -> Any:
-        import asyncpg
-
-        config = self._config
-        return await asyncpg.connect(
-            dsn=f"postgresql:///?{urlencode(_tls(config))}",
-            host=config.host,
-            port=config.port,
-            user=config.user,
-            database=config.database,
-            password=config.password.get_secret_value() if config.password else None,
-            timeout=config.connect_timeout_seconds,
-            statement_cache_size=0,  # poolers in transaction mode know no prepared statements
-            server_settings={"application_name": self._application_name},
-        )
+        return await connect(self._config, self._application_name)
 
     async def _share(self, count: int) -> int:
         import asyncpg
@@ -146,7 +133,7 @@ class CopyConnections:
                 )
             except (asyncpg.PostgresError, OSError):
                 # fewer connections read everything too, only slower
-                await asyncio.gather(*(_goodbye(c) for c in self._connections[1:]))
+                await asyncio.gather(*(goodbye(c) for c in self._connections[1:]))
                 del self._connections[1:]
                 break
         return len(self._connections)
@@ -166,7 +153,24 @@ class CopyConnections:
             if stuck:
                 for connection in connections:
                     connection.terminate()
-        await asyncio.gather(*(_goodbye(c) for c in connections))
+        await asyncio.gather(*(goodbye(c) for c in connections))
+
+
+async def connect(config: ServerConfig, application_name: str) -> Any:
+    """A connection of the driver. Raises the driver's errors, see `translated`, and ConfigError for TLS files that are not there."""
+    import asyncpg
+
+    return await asyncpg.connect(
+        dsn=f"postgresql:///?{urlencode(_tls(config))}",
+        host=config.host,
+        port=config.port,
+        user=config.user,
+        database=config.database,
+        password=config.password.get_secret_value() if config.password else None,
+        timeout=config.connect_timeout_seconds,
+        statement_cache_size=0,  # poolers in transaction mode know no prepared statements
+        server_settings={"application_name": application_name},
+    )
 
 
 async def _copy(connection: Any, select: str, blocks: Blocks) -> None:
@@ -174,7 +178,8 @@ async def _copy(connection: Any, select: str, blocks: Blocks) -> None:
     await blocks.flush()
 
 
-async def _goodbye(connection: Any) -> None:
+async def goodbye(connection: Any) -> None:
+    """Close ``connection`` politely, or at once when the server does not answer."""
     try:
         await connection.close(timeout=_GOODBYE_SECONDS)
     except Exception:

@@ -1,0 +1,196 @@
+"""How staged rows get into a PostgreSQL table: all at once, those that are not there yet, or by primary key. Pure SQL, counted exactly.
+
+Works on PostgreSQL 12: neither MERGE (new in 15) nor ON CONFLICT (needs a unique index, which a table that was appended to cannot have).
+"""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from elt_dagster.destinations._postgres_session import Session, qualified
+from elt_dagster.destinations._postgres_stage import Part
+from elt_dagster.destinations._postgres_types import converted, folded
+from elt_dagster.destinations.base import TableRef
+from elt_dagster.destinations.drift import OURS, by_name
+from elt_dagster.destinations.files import ARRIVAL
+from elt_dagster.destinations.sql import no_key, quote, quoted, same_key
+from elt_dagster.errors import TransientError
+
+_TWICE, _MATCHES = "_elt_twice", "_elt_matches"
+_SEEN, _SEEN_NEXT = "_elt_seen", "_elt_seen_next"
+_ANALYZED_ROWS = 2_000
+"""Nothing analyses temporary tables by itself, and without statistics a merge of more rows gets a bad plan."""
+
+
+def staged(parts: Sequence[Part], columns: pa.Schema, *, numbered: bool) -> str:
+    """All parts as a relation in the table's ``columns`` and types, plus `ARRIVAL` when ``numbered``."""
+    selects = [_select(part, columns, numbered) for part in parts]
+    if not selects:
+        nothing = Part(pa.schema([]), "(SELECT NULL::bigint AS _elt_arrival) AS nothing")
+        selects = [_select(nothing, columns, numbered) + " WHERE false"]
+    return f"({' UNION ALL '.join(selects)})"
+
+
+def _select(part: Part, columns: pa.Schema, numbered: bool) -> str:
+    have = by_name(part.schema, folded)
+    terms: list[str] = []
+    for field in columns:
+        found = have.get(field.name)
+        kind, name = (found.type, quote(found.name)) if found is not None else (pa.null(), "")
+        terms.append(f"{converted(name, kind, field.type)} AS {quote(field.name)}")
+    return f"SELECT {', '.join([*terms, ARRIVAL] if numbered else terms)} FROM {part.table}"
+
+
+def misfits(session: Session, parts: Sequence[Part], columns: pa.Schema) -> list[str]:
+    """Columns in which some staged value cannot become the column's type; asked only after a load failed."""
+    found: set[str] = set()
+    for part in parts:
+        for field in columns:
+            known = by_name(part.schema, folded).get(field.name)
+            if known is not None and known.type != field.type and not pa.types.is_null(known.type):
+                try:
+                    session.value(
+                        f"SELECT count({converted(quote(field.name), known.type, field.type)}) FROM {part.table}"
+                    )
+                except Exception:  # whatever it was, the first error is the one that is told
+                    found.add(field.name)
+    return sorted(found)
+
+
+def analyze(session: Session, parts: Sequence[Part], rows: int, columns: Sequence[str]) -> None:
+    """Tell the planner about the staged ``columns`` when there are many rows."""
+    for part in parts if rows > _ANALYZED_ROWS else ():
+        known = [name for name in columns if name in part.schema.names and part.schema.field(name).type != pa.null()]
+        session.run(f"ANALYZE {part.table} ({quoted([*known, ARRIVAL])})")
+
+
+def insert(session: Session, table: str, source: str, columns: Sequence[str]) -> int:
+    """Insert every row of ``source``; returns how many."""
+    names = quoted(columns)
+    return session.run(f"INSERT INTO {table} ({names}) SELECT {names} FROM {source} AS s")
+
+
+def keep_last(session: Session, source: str, primary_key: Sequence[str], cursor: str | None) -> str:
+    """``source`` with one row per key: the highest cursor, then the last to arrive. Rows without a key all stay."""
+    order = f"s.{quote(cursor)} DESC NULLS LAST, s.{ARRIVAL} DESC" if cursor else f"s.{ARRIVAL} DESC"
+    keys = quoted(primary_key)
+    # Only keys that occur twice are sorted: a window over a whole load costs far more than one aggregate.
+    doubled = _make(
+        session, _TWICE,
+        f"WITH twice AS (SELECT {keys} FROM {source} AS s WHERE NOT ({no_key(primary_key)}) GROUP BY {keys} HAVING count(*) > 1), "
+        f"ranked AS (SELECT s.{ARRIVAL} AS arrival, row_number() OVER (PARTITION BY {quoted(primary_key, 's.')} ORDER BY {order}) AS rank "
+        f"FROM {source} AS s JOIN twice AS t ON {same_key(primary_key)}) SELECT arrival FROM ranked WHERE rank > 1",
+    )  # fmt: skip
+    if not doubled:
+        return source
+    return f"(SELECT s.* FROM {source} AS s WHERE NOT EXISTS (SELECT FROM pg_temp.{_TWICE} AS w WHERE w.arrival = s.{ARRIVAL}))"
+
+
+def merge(
+    session: Session, table: TableRef, source: str, primary_key: Sequence[str], columns: pa.Schema
+) -> tuple[int, int]:
+    """Rows of ``source`` (one per key) replace those of the same key; returns how many were inserted and updated.
+
+    A row that is equal in all but the ``_elt_`` columns is not written at all, and keeps its load time. Source and table are joined once:
+    what that found (which row, where, the same or not) is what update and insert go by.
+    """
+    target, matches, names = qualified(table), f"pg_temp.{_MATCHES}", columns.names
+    found = _make(
+        session, _MATCHES,
+        f"SELECT s.{ARRIVAL} AS arrival, t.tableoid AS part, t.ctid AS place, {_same_row(columns)} AS same "
+        f"FROM {source} AS s JOIN {target} AS t ON {same_key(primary_key)}",
+    )  # fmt: skip
+    if found > _ANALYZED_ROWS:
+        session.run(f"ANALYZE {matches}")
+    replaced = _remove_twins(session, target) if found else 0
+    changed = int(session.value(f"SELECT count(*) FROM {matches} WHERE NOT same")) if found else 0
+    if changed:
+        values = ", ".join(f"{quote(n)} = s.{quote(n)}" for n in names)
+        updated = session.run(
+            f"UPDATE {target} AS t SET {values} FROM {matches} AS m JOIN {source} AS s ON s.{ARRIVAL} = m.arrival "
+            f"WHERE t.ctid = m.place AND t.tableoid = m.part AND NOT m.same"
+        )
+        _require_all(updated, changed, table)
+    new = f"(SELECT s.* FROM {source} AS s WHERE NOT EXISTS (SELECT FROM {matches} AS m WHERE m.arrival = s.{ARRIVAL}))"
+    return insert(session, target, new if found else source, names) - replaced, changed + replaced
+
+
+def _remove_twins(session: Session, target: str) -> int:
+    """A key may be in the table several times, from a time when it was appended to: then all go, and the staged row comes."""
+    matches = f"pg_temp.{_MATCHES}"
+    twins = f"SELECT arrival FROM {matches} GROUP BY arrival HAVING count(*) > 1"
+    count = int(session.value(f"SELECT count(*) FROM ({twins}) AS twins"))
+    if count:
+        session.run(
+            f"WITH gone AS (DELETE FROM {matches} WHERE arrival IN ({twins}) RETURNING part, place) "
+            f"DELETE FROM {target} AS t USING gone AS g WHERE t.ctid = g.place AND t.tableoid = g.part"
+        )
+    return count
+
+
+def _require_all(updated: int, expected: int, table: TableRef) -> None:
+    """A row that somebody else changed between the look and the update has moved away and is not updated."""
+    if updated != expected:
+        raise TransientError(
+            f"{table} was changed by somebody else while rows were merged into it; nothing was committed.",
+            fix="It is tried again.",
+        )
+
+
+def insert_new(
+    session: Session, table: str, source: str, columns: Sequence[str], *, identity: Sequence[str], cursor: str, resumed: bool
+) -> int:  # fmt: skip
+    """Insert rows of ``source`` unless ``table`` had them before this load, each as many times as it had them; returns how many.
+
+    Two rows are the same when the columns ``identity`` are. The first commit of a load looks up what the table holds from the lowest staged
+    cursor on; later ones (``resumed``) go on with what is left of that in a temporary table: rows not read again so far.
+    """
+    seen = f"pg_temp.{_SEEN}"
+    if not resumed:
+        lowest = f"(SELECT min({quote(cursor)}) FROM {source} AS s)"
+        session.run(f"DROP TABLE IF EXISTS {seen}")
+        session.run(
+            f"CREATE TEMPORARY TABLE {_SEEN} AS SELECT {_fingerprint(identity)} AS row, count(*) AS times, max({quote(cursor)}) AS at "
+            f"FROM {table} AS s WHERE {quote(cursor)} >= {lowest} GROUP BY 1"
+        )
+    if not session.value(f"SELECT EXISTS (SELECT FROM {seen})"):
+        return insert(session, table, source, columns)
+    known = f"coalesce(s.{quote(cursor)} <= (SELECT max(at) FROM {seen}), false)" if not resumed else "true"
+    numbered = (
+        f"(SELECT s.*, f.row AS _elt_row, row_number() OVER (PARTITION BY f.row) AS _elt_time FROM {source} AS s "
+        f"CROSS JOIN LATERAL (SELECT CASE WHEN {known} THEN {_fingerprint(identity)} END AS row OFFSET 0) AS f)"
+    )
+    # What is unknown has no fingerprint and finds nothing; what is known counts against the times it was there.
+    fresh = (
+        f"(SELECT c.* FROM {numbered} AS c LEFT JOIN {seen} AS b ON b.row = c._elt_row "
+        f"WHERE c._elt_row IS NULL OR c._elt_time > coalesce(b.times, 0))"
+    )
+    session.run(
+        f"CREATE TEMPORARY TABLE {_SEEN_NEXT} AS SELECT b.row, b.times - coalesce(a.times, 0) AS times, b.at FROM {seen} AS b "
+        f"LEFT JOIN (SELECT _elt_row AS row, count(*) AS times FROM {numbered} AS c WHERE _elt_row IS NOT NULL GROUP BY 1) AS a "
+        f"ON a.row = b.row WHERE b.times > coalesce(a.times, 0)"
+    )
+    inserted = insert(session, table, fresh, columns)
+    session.run(f"DROP TABLE {seen}")
+    session.run(f"ALTER TABLE pg_temp.{_SEEN_NEXT} RENAME TO {_SEEN}")
+    return inserted
+
+
+def _fingerprint(names: Sequence[str]) -> str:
+    """128 bits over the text of the values of s; the text of a row tells NULL from empty and knows where a value ends."""
+    return f"md5(ROW({quoted(names, 's.')})::text)::uuid"
+
+
+def _same_row(columns: pa.Schema) -> str:
+    """The condition that s and t agree in all but our own columns; intervals as text, for '1 month' equals '30 days' otherwise."""
+    terms: list[str] = []
+    for field in columns:
+        if not field.name.startswith(OURS):
+            cast = "::text" if pa.types.is_interval(field.type) else ""
+            terms.append(f"s.{quote(field.name)}{cast} IS NOT DISTINCT FROM t.{quote(field.name)}{cast}")
+    return f"({' AND '.join(terms)})" if terms else "true"
+
+
+def _make(session: Session, name: str, select: str) -> int:
+    """A temporary table for this transaction; returns its number of rows."""
+    return session.run(f"CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS {select}")

@@ -1,0 +1,221 @@
+"""Rows on their way into PostgreSQL: encoded here, kept in a table that nobody else reads, one table per shape of rows.
+
+Each COPY is a statement of its own, so a load that takes hours holds no transaction open. One is on the wire while the next is encoded.
+"""
+
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from elt_dagster.destinations._postgres_encode import HEADER, TRAILER, encoded
+from elt_dagster.destinations._postgres_errors import is_unstorable_character
+from elt_dagster.destinations._postgres_session import Session, lock, qualified
+from elt_dagster.destinations._postgres_types import DIALECT, representable_schema
+from elt_dagster.destinations.base import TableRef
+from elt_dagster.destinations.files import ARRIVAL
+from elt_dagster.destinations.sql import quote
+from elt_dagster.errors import DestinationError
+from elt_dagster.model.compute import pc
+from elt_dagster.model.types import JSON
+from elt_dagster.sdk.arrow import canonical_schema, split
+
+STAGE_PREFIX = "_elt_stage_"
+_TEMPORARY = "pg_temp"
+_FLUSH_BYTES = 8 * 1024 * 1024
+_PIECE_BYTES = 4 * 1024 * 1024  # what is encoded at a time; more leaves the processor's cache
+_NUL_IN_JSON = r"((?:^|[^\\])(?:\\\\)*)(?:\\u0000)+"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Staged rows of one shape: ``schema`` has representable types, ``table`` is quoted."""
+
+    schema: pa.Schema
+    table: str
+
+
+class Staging:
+    """The staged rows of one load, in the order they came. Use from one thread; errors of the driver come out as they are."""
+
+    def __init__(self, session: Session, unlogged_in: str | None, *, number_rows: bool, remove_nul: bool) -> None:
+        self._session = session
+        self._unlogged_in = unlogged_in
+        self._token = uuid.uuid4().hex[:12]
+        self._number_rows = number_rows
+        self._remove_nul = remove_nul
+        self._parts: list[tuple[Part, TableRef]] = []
+        self._shape: pa.Schema | None = None
+        self._pending: list[pa.RecordBatch] = []
+        self._pending_bytes = 0
+        self._sent: tuple[Future[Any], list[pa.RecordBatch]] | None = None
+        self.rows = 0
+        self.removed = 0
+        """How many values lost a character that PostgreSQL cannot hold."""
+        if unlogged_in is not None:  # tells `sweep` that these tables have an owner
+            lock(session, f"stage {self._token}", "session")
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Keep ``batch``."""
+        shape = representable_schema(batch.schema)
+        if self._shape is None or not shape.equals(self._shape):
+            self._flush()
+            self._begin_part(shape)
+        kept = _storable(batch)
+        for piece in split(kept, _PIECE_BYTES):
+            numbered = _with_arrival(piece, self.rows) if self._number_rows else piece
+            self._pending.append(numbered)
+            self._pending_bytes += numbered.nbytes
+            self.rows += piece.num_rows
+            if self._pending_bytes >= _FLUSH_BYTES:
+                self._flush()
+
+    def parts(self) -> list[Part]:
+        """Everything staged, in order, once all of it has arrived."""
+        self._flush()
+        self._settle()
+        return [part for part, _ in self._parts]
+
+    def clear(self) -> None:
+        """Forget and remove everything staged; the session must be open."""
+        self._settle()
+        self.drop()
+        self._parts, self._shape, self._pending, self._pending_bytes = [], None, [], 0
+        self.rows = self.removed = 0
+
+    def drop(self) -> None:
+        """Remove the staging tables, whatever was going on."""
+        sent, self._sent = self._sent, None
+        if sent is not None:
+            sent[0].cancel()
+        for part, _ in self._parts:
+            self._session.run(f"DROP TABLE IF EXISTS {part.table}")
+
+    def _begin_part(self, shape: pa.Schema) -> None:
+        self._settle()
+        name = f"{STAGE_PREFIX}{self._token}_{len(self._parts)}"
+        table = TableRef(self._unlogged_in or _TEMPORARY, name)
+        columns = pa.schema([f for f in shape if not pa.types.is_null(f.type)])
+        lines = [f"{quote(f.name)} {DIALECT.column_type(f.type)}" for f in columns]
+        if self._number_rows:
+            lines.append(f"{ARRIVAL} bigint")
+        kind = "UNLOGGED" if self._unlogged_in is not None else "TEMPORARY"
+        self._session.run(f"CREATE {kind} TABLE {qualified(table)} ({', '.join(lines) or f'{ARRIVAL}_none boolean'})")
+        self._parts.append((Part(shape, qualified(table)), table))
+        self._shape = shape
+
+    def _flush(self) -> None:
+        """Encode what is pending while the previous COPY runs, then send it."""
+        if not self._pending:
+            return
+        batches = _combined(self._pending)
+        self._pending, self._pending_bytes = [], 0
+        pieces = _encoded(batches)
+        self._settle()
+        self._sent = (self._start(pieces), batches)
+
+    def _settle(self) -> None:
+        """Wait for the COPY on the wire; when it met a NUL, send its rows again without."""
+        sent, self._sent = self._sent, None
+        if sent is None:
+            return
+        try:
+            sent[0].result()
+        except Exception as error:
+            if not (self._remove_nul and is_unstorable_character(error)):
+                raise
+            cleaned = [_without_nul(batch) for batch in sent[1]]
+            self.removed += sum(count for _, count in cleaned)
+            self._start(_encoded([batch for batch, _ in cleaned])).result()
+
+    def _start(self, pieces: Sequence[memoryview]) -> Future[Any]:
+        table = self._parts[-1][1]
+        return self._session.start_copy(table.schema, table.name, pieces)
+
+
+def sweep(session: Session, schema: str) -> int:
+    """Drop unlogged staging tables whose load is gone; returns how many. Those of running loads are left alone."""
+    rows = session.rows(
+        "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = $1 AND c.relkind = 'r' AND c.relpersistence = 'u' AND starts_with(c.relname::text, $2) "
+        "AND pg_has_role(c.relowner, 'USAGE')",
+        schema, STAGE_PREFIX,
+    )  # fmt: skip
+    swept = 0
+    for (name,) in rows:
+        owner = f"elt_dagster stage {name.removeprefix(STAGE_PREFIX).partition('_')[0]}"
+        with session.transaction():
+            if session.value("SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))", owner):
+                session.run(f"DROP TABLE IF EXISTS {qualified(TableRef(schema, name))}")
+                swept += 1
+    return swept
+
+
+def _storable(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """``batch`` with canonical types and without null columns; a table needs a column to have rows."""
+    fields, columns = [], []
+    for field, values in zip(canonical_schema(batch.schema), batch.columns, strict=True):
+        if not pa.types.is_null(field.type):
+            fields.append(pa.field(field.name, field.type))
+            columns.append(values if values.type == field.type else values.cast(field.type))
+    if not fields:
+        fields, columns = [pa.field(f"{ARRIVAL}_none", pa.bool_())], [pa.nulls(batch.num_rows, pa.bool_())]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
+
+
+def _combined(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """Many small batches as few larger ones; large ones stay as they are."""
+    if len(batches) < 2 or batches[0].nbytes >= _PIECE_BYTES // 2:
+        return batches
+    combined: list[pa.RecordBatch] = pa.Table.from_batches(batches).combine_chunks().to_batches()
+    return combined
+
+
+def _encoded(batches: Sequence[pa.RecordBatch]) -> list[memoryview]:
+    try:
+        pieces = [encoded(batch) for batch in batches]
+    except pa.ArrowInvalid:
+        raise DestinationError(
+            f"{_overflowing(batches)} has a date or time outside the range that PostgreSQL holds.",
+            fix="Correct it at the source, or exclude the column.",
+        ) from None
+    return [memoryview(HEADER), *pieces, memoryview(TRAILER)]
+
+
+def _overflowing(batches: Sequence[pa.RecordBatch]) -> str:
+    for batch in batches:
+        for index, field in enumerate(batch.schema):
+            try:
+                encoded(batch.select([index]))
+            except pa.ArrowInvalid:
+                return f"Column {field.name!r}"
+    return "A column"
+
+
+def _with_arrival(batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
+    numbers = pc.cumulative_sum(pa.repeat(pa.scalar(1, pa.int64()), batch.num_rows), start=first - 1)
+    none = batch.schema.names == [f"{ARRIVAL}_none"]
+    return pa.RecordBatch.from_arrays([numbers], [ARRIVAL]) if none else batch.append_column(ARRIVAL, numbers)
+
+
+def _without_nul(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, int]:
+    """``batch`` without NUL characters in text and JSON, and how many values had one."""
+    removed, columns = 0, []
+    for values in batch.columns:
+        cleaned = values
+        if pa.types.is_string(values.type):
+            removed += _count(pc.match_substring(values, "\0"))
+            cleaned = pc.replace_substring(values, "\0", "")
+        elif values.type == JSON:
+            text = values.storage
+            removed += _count(pc.match_substring_regex(text, _NUL_IN_JSON))
+            cleaned = JSON.wrap_array(pc.replace_substring_regex(text, _NUL_IN_JSON, r"\1"))
+        columns.append(cleaned)
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema), removed
+
+
+def _count(found: pa.Array) -> int:
+    return int(pc.sum(found).as_py() or 0)

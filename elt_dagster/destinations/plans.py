@@ -1,0 +1,60 @@
+"""Questions about a `LoadPlan` that have the same answer in every warehouse."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from elt_dagster.destinations.base import STATE_TABLE, LoadPlan, State
+from elt_dagster.destinations.drift import OURS, Fold, by_name, differences
+from elt_dagster.errors import ConfigError, DestinationError
+from elt_dagster.model import LoadMode
+
+
+def check_plan(plan: LoadPlan, fold: Fold) -> None:
+    """Raise ConfigError for a plan that no table can take, whatever is in it."""
+    if plan.mode is LoadMode.MERGE and not plan.primary_key:
+        raise ConfigError(f"{plan.table} is to be merged and has no primary key.", fix="Set `primary_key`, or append.")
+    if fold(plan.table.name).startswith(STATE_TABLE):
+        raise ConfigError(f"{plan.table} is the name of our own table.", fix="Give this stream another `table`.")
+    known = by_name(plan.columns, fold)
+    for name in (*plan.primary_key, *([plan.cursor_field] if plan.cursor_field else [])):
+        if fold(name) not in known:
+            raise ConfigError(
+                f"{plan.table} has no column {name!r} for its key or cursor.", fix="Correct it, or stop excluding it."
+            )
+
+
+def needs_arrival(plan: LoadPlan) -> bool:
+    """Whether one row per key is to be kept, for which the order of arrival counts."""
+    return plan.mode is LoadMode.MERGE or (plan.deduplicate and bool(plan.primary_key))
+
+
+def row_identity(plan: LoadPlan, table: pa.Schema, columns: pa.Schema, fold: Fold) -> list[str]:
+    """What makes two rows of an append the same: key and cursor, else every column that the ``table`` had and the source has."""
+    if plan.primary_key and plan.cursor_field:
+        return [*plan.primary_key, plan.cursor_field]
+    planned, had = by_name(plan.columns, fold), by_name(table, fold)
+    return [
+        f.name for f in columns
+        if fold(f.name) in planned and fold(f.name) in had and not f.name.startswith(OURS)
+    ]  # fmt: skip
+
+
+def check_owner(plan: LoadPlan, states: Sequence[State], fold: Fold) -> State | None:
+    """The state that names the plan's table, or None. Raises DestinationError when it is another binding's."""
+    owner = next((s for s in states if fold(s.table.name) == fold(plan.table.name)), None)
+    if owner is not None and owner.binding_id != plan.binding_id:
+        raise DestinationError(
+            f"{plan.table} is loaded by another stream (binding {owner.binding_id}).",
+            fix="Give one of the two another `table`.",
+        )
+    return owner
+
+
+def check_adoption(plan: LoadPlan, found: pa.Schema, wanted: pa.Schema, fold: Fold) -> None:
+    """Raise DestinationError for a table with columns ``found`` that nobody's state names and that could not have been ours."""
+    if lines := differences(found, wanted, fold):
+        raise DestinationError(
+            f"The table {plan.table} exists, was not made by this sync, and has other columns: {'; '.join(lines)}.",
+            fix="Give this stream another `table`, or drop that one.",
+        )
