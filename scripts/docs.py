@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from elt_dagster.cli.reference import reference
 from elt_dagster.registry import connector_names, destination_names, load_connector, load_destination
 
 ROOT = Path(__file__).parent.parent
@@ -18,7 +19,8 @@ def pages() -> Iterator[tuple[Path, str]]:
     """Every generated page: its path and what it should say."""
     for name in connector_names():
         connector = load_connector(name)
-        yield ROOT / "docs/connectors" / f"{name}.md", _page(connector, connector.spec(), connector.aliases)
+        own = connector.settings_type.model_json_schema() if connector.settings_type is not None else {}
+        yield ROOT / "docs/connectors" / f"{name}.md", _page(connector, connector.spec(), connector.aliases, own)
     for name in destination_names():
         destination = load_destination(name)
         yield (
@@ -26,6 +28,7 @@ def pages() -> Iterator[tuple[Path, str]]:
             _page(destination, destination.config_type.model_json_schema(), ()),
         )
     yield ROOT / "docs/sync.md", _sync_page()
+    yield ROOT / "docs/cli.md", reference()
 
 
 def main() -> int:
@@ -38,7 +41,7 @@ def main() -> int:
     return 0
 
 
-def _page(kind: Any, schema: Schema, aliases: tuple[str, ...]) -> str:
+def _page(kind: Any, schema: Schema, aliases: tuple[str, ...], of_sync: Schema | None = None) -> str:
     module_doc = getdoc(sys.modules[kind.__module__]) or ""
     _, _, odd = module_doc.partition("\n\n")
     lines = [f"# {kind.title}", "", getdoc(kind) or "", ""]
@@ -61,6 +64,8 @@ def _page(kind: Any, schema: Schema, aliases: tuple[str, ...]) -> str:
         "```",
         "",
     ]
+    if of_sync:
+        lines += ["## Settings of a sync", "", "These go below `settings` of a sync.", "", *_tables(of_sync)]
     if odd:
         lines += ["## Good to know", "", odd, ""]
     return "\n".join(lines)
