@@ -26,6 +26,9 @@ from elt_dagster.destinations.base import TableRef
 from elt_dagster.destinations.sql import literal, quote
 from elt_dagster.errors import DestinationError, EltError, TransientError
 
+DEFAULT_MEMORY = 256
+"""MB: at this a load of millions of rows is as fast as with more, and a process that holds Dagster stays below 700 MB."""
+_WIDE, _MB_PER_COLUMN = 100, 1.5  # each thread buffers a row group of every column, and COMMIT pins a block of each
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds between two tries
 _HOLDER = re.compile(r"held in (.*?\(PID \d+\)[^.]*)")
 _registry_lock = threading.Lock()
@@ -78,7 +81,8 @@ class DatabaseFile:
     """One DuckDB file and how it is opened."""
 
     path: Path
-    memory_limit: str
+    memory_limit: str | None
+    """None: `DEFAULT_MEMORY`, and what a wide table needs beyond it."""
     threads: int | None
     timeout: float
     """Seconds to wait for other holders, in all."""
@@ -101,6 +105,13 @@ class DatabaseFile:
                 yield session
             finally:
                 session.connection.close()
+
+    def suit(self, session: Session, columns: int) -> None:
+        """Settle a session's threads and memory for writing a table of so many ``columns``."""
+        if columns > _WIDE:
+            session.run("SET threads = 1")
+            if self.memory_limit is None:
+                session.run(f"SET memory_limit = '{DEFAULT_MEMORY + int(columns * _MB_PER_COLUMN)}MB'")
 
     @contextlib.contextmanager
     def _among_threads(self, deadline: float) -> Iterator[None]:
@@ -158,7 +169,7 @@ class DatabaseFile:
 
     def _new_connection(self, temporary: Path | None) -> duckdb.DuckDBPyConnection:
         settings: dict[str, Any] = {
-            "memory_limit": self.memory_limit,
+            "memory_limit": self.memory_limit or f"{DEFAULT_MEMORY}MB",
             "preserve_insertion_order": "false",
             "autoinstall_known_extensions": "false",
             "temp_directory": str(temporary or ""),
@@ -223,11 +234,11 @@ _SAFE_TO_SHOW = (duckdb.IOException, duckdb.CatalogException, duckdb.BinderExcep
 
 def explained(error: duckdb.Error, doing: str) -> EltError:
     """``error`` as one of ours. Texts that may quote a row (conversions, constraints) stay out of it."""
-    if isinstance(error, duckdb.OutOfMemoryException):
+    text = str(error).partition("\n")[0]
+    if isinstance(error, duckdb.OutOfMemoryException) or "failed to pin block" in text:
         return DestinationError(
             f"DuckDB ran out of memory while {doing}.", fix="Raise memory_limit, or lower threads, of this destination."
         )
-    text = str(error).partition("\n")[0]
     if "No space left" in text:
         return DestinationError(f"The disk was full while {doing}.", fix="Free some space; nothing was committed.")
     if isinstance(error, _SAFE_TO_SHOW):

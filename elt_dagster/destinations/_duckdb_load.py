@@ -20,8 +20,6 @@ from elt_dagster.errors import ConfigError, ContractError, DestinationError
 from elt_dagster.model import Checkpoint, LoadMode
 from elt_dagster.sdk.connector import Runtime
 
-_WIDE = 100
-"""Columns from which one thread has to do: each buffers a row group, about 1 MB for every column."""
 _MISFIT = (duckdb.ConversionException, duckdb.OutOfRangeException, duckdb.InvalidInputException)
 
 
@@ -72,8 +70,7 @@ class DuckDBLoad(Load):
         check_state(plan, before.state, first=not self._commits)
         evolution = planned_evolution(plan, before.columns, [part.schema for part in parts])
         self._columns = evolution.columns
-        if len(evolution.columns) > _WIDE:
-            session.run("SET threads = 1")
+        self._file.suit(session, len(evolution.columns))
         view_staged(session, parts, evolution.columns, numbered=needs_arrival(plan))
         if plan.mode is LoadMode.REPLACE:
             committed, seen = self._replace(session, before, evolution), None

@@ -6,6 +6,7 @@ No keys or NOT NULL are declared: an index makes DuckDB slower and hungrier, and
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import duckdb
 import pyarrow as pa
 
 from elt_dagster.destinations import state
@@ -84,7 +85,13 @@ def alter(session: Session, table: str, before: Found, evolution: Evolution, des
     for name in evolution.widened:
         was, now = old.field(name), new[folded(name)]
         kind, value = DIALECT.column_type(now.type), converted(quote(name), was.type, now.type)
-        session.run(f"ALTER TABLE {table} ALTER COLUMN {quote(name)} TYPE {kind} USING {value}")
+        try:
+            session.run(f"ALTER TABLE {table} ALTER COLUMN {quote(name)} TYPE {kind} USING {value}")
+        except duckdb.ConversionException:  # its text quotes the value
+            raise DestinationError(
+                f"Column {name!r} of {table} holds values that cannot become {kind}, which the source now needs.",
+                fix="Exclude the column, or reload the table with a full refresh.",
+            ) from None
     _describe(session, table, old, evolution.columns)
     if description and description != before.comment:
         session.run(comment_on_table(table, description))

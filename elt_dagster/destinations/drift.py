@@ -1,6 +1,7 @@
 """What a table's columns become when the source's differ: a pure decision, the same for every warehouse.
 
-Types widen along null < bool < int < decimal < double < text < json. Dates widen to timestamps, microseconds to nanoseconds. Whatever
+Types widen along null < bool < int < decimal < double < text < json. Dates widen to timestamps, microseconds to nanoseconds (a value
+before 1677 or after 2262 then refuses). Whatever
 else meets becomes text; bytes meet nothing but bytes. An integer column that meets fractions becomes double, as the chain says, and so keeps
 53 bits; decimals that need more than 38 digits together become text, which keeps every digit.
 """

@@ -42,9 +42,9 @@ class DuckDBConfig(Config):
 
     path: str = Field(min_length=1)
     """The DuckDB file. It is made on the first load; its folder must exist."""
-    memory_limit: str = Field("256MB", pattern=r"^\d+(\.\d+)?\s*([KMGT]i?B)$")
-    """How much memory DuckDB may take while loading, such as `1GB`; what does not fit goes to the staging folder.
-    A process that loads needs about 150 MB more than this."""
+    memory_limit: str | None = Field(None, pattern=r"^\d+(\.\d+)?\s*([KMGT]i?B)$")
+    """How much memory DuckDB may take while loading, such as `1GB`; what does not fit goes to the staging folder. By default 256 MB, and
+    more for tables of more than 100 columns. A process that loads needs about 150 MB more than this."""
     threads: int | None = Field(2, ge=1)
     """How many threads DuckDB may use; null for all of the machine's."""
     lock_timeout_seconds: float = Field(60, ge=0)

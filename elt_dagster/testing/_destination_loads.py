@@ -66,7 +66,7 @@ class LoadTests:
         assert bench.rows() == [(1, "a", 1), (2, None, 1)]
 
     def test_merge_keeps_the_highest_cursor_then_the_last_to_arrive(self, bench: Bench) -> None:
-        batches = [
+        batches: list[list[tuple[Any, ...]]] = [
             [(1, "old", 1), (1, "newest", 9), (2, "first", 5)],
             [(1, "late", 3), (2, "last", 5), (2, "null", None)],
         ]
@@ -208,6 +208,17 @@ class LoadTests:
                 load.stage(batch_of([(number, "x", number)]))
                 load.commit(Checkpoint(number))
         assert [r[0] for r in bench.rows()] == [1, 2, 3]
+
+    def test_two_runs_from_one_state_commit_once(self, bench: Bench) -> None:
+        bench.load(APPEND, [(1, "a", 1)], checkpoint=Checkpoint(1))
+        slow = bench.destination.begin(bench.plan(APPEND))
+        slow.stage(batch_of([(2, "b", 2)]))
+        bench.load(APPEND, [(2, "b", 2)], checkpoint=Checkpoint(2))
+        with slow, pytest.raises(DestinationError, match="changed by"):
+            slow.commit(Checkpoint(2))
+        assert bench.rows() == [(1, "a", 1), (2, "b", 2)]
+        with pytest.raises(DestinationError, match="changed by"):
+            bench.load(APPEND, [(3, "c", 3)], after_load=None)
 
     # --- all or nothing
 
