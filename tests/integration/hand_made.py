@@ -1,0 +1,27 @@
+"""Connections given by hand, for tests that need a `ConfiguredSync` and no store."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+
+class HandMadeConnections:
+    """Connector and settings by connection name; no leases."""
+
+    def __init__(self, kinds: Mapping[str, str], configs: Mapping[str, dict[str, Any]]) -> None:
+        self._kinds, self._configs = kinds, configs
+
+    def kind(self, name: str) -> str:
+        return self._kinds[name]
+
+    def config(self, name: str) -> dict[str, Any]:
+        return self._configs[name]
+
+    def identity(self, name: str) -> str:
+        return name
+
+    def salt(self) -> bytes:
+        return b"tests"
+
+    def lease(self, binding_id: str, run_id: str) -> nullcontext[int]:
+        return nullcontext(0)
