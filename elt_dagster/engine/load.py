@@ -42,7 +42,7 @@ class Progress:
 class Observer(Protocol):
     """Told of progress after every batch; must return quickly."""
 
-    def __call__(self, progress: Progress) -> None: ...
+    def __call__(self, progress: Progress, /) -> None: ...
 
 
 Lease = Callable[[], AbstractContextManager[int]]

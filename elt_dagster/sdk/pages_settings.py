@@ -23,7 +23,7 @@ from elt_dagster.sdk.pages import (
 class Sized(Config):
     """What every pagination may say about the size of a page."""
 
-    page_size: int | None = Field(None, gt=0)
+    page_size: int | None = Field(default=None, gt=0)
     """Records per page to ask for; empty leaves it to the source."""
     page_size_param: str = "limit"
     """Name under which the page size is sent."""
@@ -146,7 +146,7 @@ class OffsetPagination(Stopping):
     """Where the offset is sent."""
     start: int = 0
     """Offset of the first record."""
-    page_size: int | None = Field(100, gt=0)
+    page_size: int | None = Field(default=100, gt=0)
     """Records per page to ask for."""
 
     def build(self) -> Pagination:
