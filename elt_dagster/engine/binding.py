@@ -1,5 +1,6 @@
 """What a binding means once its stream is known: defaults filled in, every name checked. Pure."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -38,10 +39,10 @@ def resolve_binding(binding: TableBinding, stream: Stream) -> ResolvedBinding:
     if mode is LoadMode.REPLACE and binding.cursor_field is None:
         cursor = None
     where = f"stream {stream.name!r}"
-    if stream.schema is not None:
-        _check_columns(binding, stream, stream.schema, primary_key, where)
-        if cursor is not None:
-            _check_cursor(cursor, stream.schema, stream, where)
+    for _, error in unknown_columns(binding, stream):
+        raise error
+    if stream.schema is not None and cursor is not None:
+        _check_cursor(cursor, stream.schema, stream, where)
     if mode is LoadMode.MERGE and not primary_key:
         raise ConfigError(
             f"{where}: load_mode merge needs a primary key, and the source names none.",
@@ -75,21 +76,29 @@ def _cursor(binding: TableBinding, stream: Stream) -> str | None:
     return None if stream.cursor_field in binding.excluded_columns else stream.cursor_field
 
 
-def _check_columns(
-    binding: TableBinding, stream: Stream, schema: pa.Schema, primary_key: tuple[str, ...], where: str
-) -> None:
-    fields = {
-        "primary_key": primary_key,
+def unknown_columns(binding: TableBinding, stream: Stream) -> Iterator[tuple[tuple[str | int, ...], NotFoundError]]:
+    """Every column that ``binding``, or the source's own key, names and the source does not have: where in the binding, and what to say.
+
+    Nothing for a stream whose columns only reading can tell.
+    """
+    excluded = set(binding.excluded_columns)
+    own_key = () if excluded & set(stream.primary_key) else stream.primary_key
+    fields: dict[str, tuple[str, ...]] = {
+        "primary_key": own_key if binding.primary_key is None else binding.primary_key,
         "cursor_field": (binding.cursor_field,) if binding.cursor_field else (),
         "excluded_columns": binding.excluded_columns,
         "hashed_columns": binding.hashed_columns,
     }
+    known = None if stream.schema is None else stream.schema.names
     for name, columns in fields.items():
-        for column in columns:
-            if column not in schema.names:
-                raise NotFoundError(
-                    f"{where}: {name} names the column {column!r}, which the source does not have.",
-                    fix=nearest(column, schema.names),
+        for i, column in enumerate(columns):
+            if known is not None and column not in known:
+                yield (
+                    (name,) if name == "cursor_field" else (name, i),
+                    NotFoundError(
+                        f"stream {stream.name!r}: {name} names the column {column!r}, which the source does not have.",
+                        fix=nearest(column, known),
+                    ),
                 )
 
 

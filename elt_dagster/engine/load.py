@@ -84,7 +84,8 @@ class StreamRead:
                 fence=fence,
                 window=self.window,
             )
-            plan = plan_stream(self.sync, resolved, self.binding_id, state, run)
+            exists = state is None or destination.columns(state.table) is not None
+            plan = plan_stream(self.sync, resolved, self.binding_id, state, run, table_exists=exists)
             return _Pipeline(self, plan, destination, observe, cancelled).run()
 
     def batches(self) -> Iterator[pa.RecordBatch]:

@@ -48,10 +48,17 @@ class StreamPlan:
 
 
 def plan_stream(
-    sync: SyncSpec, resolved: ResolvedBinding, binding_id: str, state: State | None, run: RunContext
+    sync: SyncSpec,
+    resolved: ResolvedBinding,
+    binding_id: str,
+    state: State | None,
+    run: RunContext,
+    *,
+    table_exists: bool = True,
 ) -> StreamPlan:
     """What this run does with this stream.
 
+    A table that somebody dropped (``table_exists`` is False) is read from the beginning again, whatever its state says.
     Raises ConfigError when a full refresh is asked of a stream that is protected from it.
     """
     binding, stream = resolved.binding, resolved.stream
@@ -62,7 +69,8 @@ def plan_stream(
             fix="Run it incrementally, or take protected_from_full_sync away first.",
         )
     incremental = resolved.cursor_field is not None and not full
-    since = state.checkpoint if incremental and state is not None and _is_position(state.checkpoint) else None
+    goes_on = incremental and table_exists and state is not None and _is_position(state.checkpoint)
+    since = state.checkpoint if goes_on and state is not None else None
     mode = LoadMode.REPLACE if full else resolved.load_mode
     request = ReadRequest(
         stream=stream,

@@ -102,6 +102,14 @@ def test_a_run_without_news_does_not_write() -> None:
     assert len(bench.warehouse.saved["b1"]) == 1
 
 
+def test_a_table_that_somebody_dropped_is_loaded_from_the_beginning() -> None:
+    bench = Bench(rows(1, 2, 3))
+    bench.run()
+    del bench.warehouse.tables[TABLE]
+    result = bench.run()
+    assert (result.rows_read, result.table_rows) == (3, 3)
+
+
 def test_replace_of_an_empty_source_leaves_an_empty_table() -> None:
     bench = Bench(rows(1), load_mode="replace")
     bench.run()
