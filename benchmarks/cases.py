@@ -21,6 +21,7 @@ from elt_dagster.registry import load_connector
 from elt_dagster.testing.fakes import MemorySource
 
 ROWS = int(os.environ.get("BENCH_ROWS", "1000000"))
+LARGE_ROWS = 5 * ROWS
 COLUMNS = """
     i AS l_orderkey, (i * 7) % 200000 AS l_partkey, i % 1000 AS l_suppkey, (i % 7)::INTEGER AS l_linenumber,
     (i % 50)::DECIMAL(15,2) AS l_quantity, ((i * 13) % 10000000 / 100)::DECIMAL(15,2) AS l_extendedprice,
@@ -30,6 +31,7 @@ COLUMNS = """
     DATE '1992-01-21' + (i % 2500)::INTEGER AS l_receiptdate, 'DELIVER IN PERSON' AS l_shipinstruct,
     'TRUCK' AS l_shipmode, md5(i::TEXT) AS l_comment
 """
+POSTGRES_COLUMNS = COLUMNS.replace("DECIMAL", "NUMERIC").replace("/ 100)", "/ 100.0)")
 LIMITS = {"threads": 2, "memory_limit": "1GB", "preserve_insertion_order": False}
 Case = Callable[[Path], int]
 
@@ -118,6 +120,25 @@ def postgres_psql_pipe(folder: Path) -> int:
         )
     copy.wait()
     return ROWS
+
+
+def make_large() -> None:
+    """Five times the rows, as ``lineitem_large``."""
+    rows = f"SELECT {POSTGRES_COLUMNS} FROM generate_series(0::BIGINT, {LARGE_ROWS - 1}) i"
+    subprocess.run(["psql", "-qc", f"CREATE TABLE IF NOT EXISTS lineitem_large AS {rows}"], check=True)
+
+
+def postgres_elt_large(folder: Path) -> int:
+    """Five times the rows: memory must not grow with them."""
+    bench = sync(folder, "postgres", postgres_config(), "public.lineitem_large", load_mode="replace")
+    return bench.read("public.lineitem_large", run_id="bench").load().rows_read
+
+
+def postgres_elt_large_merge(folder: Path) -> int:
+    """The same as the first load of a merge, which has to look for keys that come twice."""
+    binding = {"load_mode": "merge", "primary_key": ["l_orderkey"]}
+    bench = sync(folder, "postgres", postgres_config(), "public.lineitem_large", **binding)
+    return bench.read("public.lineitem_large", run_id="bench").load().rows_read
 
 
 # -- Arrow in memory -> DuckDB --------------------------------------------------------------------
@@ -276,6 +297,7 @@ def rest_from_pylist(folder: Path) -> int:
 
 ROUNDS: dict[str, tuple[Case, ...]] = {
     "PostgreSQL -> DuckDB": (postgres_elt, postgres_psql_pipe, postgres_nowhere),
+    "PostgreSQL, 5 x the rows": (postgres_elt_large, postgres_elt_large_merge),
     "Arrow -> DuckDB": (arrow_elt, arrow_bare, arrow_elt_ten_times),
     "merge of 10 %": (merge_elt,),
     "Parquet file -> DuckDB": (parquet_elt, parquet_duckdb),
@@ -283,3 +305,4 @@ ROUNDS: dict[str, tuple[Case, ...]] = {
     "REST JSON -> DuckDB": (rest_elt, rest_from_pylist, rest_download),
 }
 WITHOUT_TABLE = {postgres_nowhere, rest_download}
+BEFORE: dict[str, Callable[[], None]] = {"PostgreSQL, 5 x the rows": make_large}

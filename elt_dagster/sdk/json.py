@@ -197,7 +197,8 @@ class JsonParser:
         import duckdb
 
         if self._con is None:
-            self._con = duckdb.connect(":memory:", config={"threads": 2})
+            # DuckDB gives threads whole row groups, and a block has less than one: a second would only take memory.
+            self._con = duckdb.connect(":memory:", config={"threads": 1})
             self._con.execute("SET TimeZone = 'UTC'")
         return self._con
 

@@ -30,7 +30,7 @@ from elt_dagster.sdk.pages import Call, Page, fill
 if TYPE_CHECKING:
     from elt_dagster.sdk.rest import RestConnector
 
-BLOCK_BYTES = 8 * 1024 * 1024
+BLOCK_BYTES = 4 * 1024 * 1024
 BLOCK_PAGES = 500
 BLOCK_SECONDS = 10.0
 """A slow source's pages do not wait longer than this for company."""
@@ -50,6 +50,15 @@ class ParentRow:
 
 
 Origin = tuple[Page, ParentRow | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What a page leaves behind for the parse; the tree simdjson made of it takes ten times its bytes and is gone by then."""
+
+    body: bytes
+    non_finite: int
+    row: ParentRow | None
 
 
 @dataclass(slots=True)
@@ -99,7 +108,7 @@ class StreamReader:
             return None
         with self._parser(None, None) as parser:
             batch, origin = parser.parse_with_origin([found[0].document.content])
-        return self._with_parents(batch, origin, [found]).schema
+        return self._with_parents(batch, origin, [_Content(found[0].document.content, 0, found[1])]).schema
 
     def read(self, request: ReadRequest) -> Iterator[Batch]:
         """Batches as `elt_dagster.sdk.connector.Connector.read` promises them."""
@@ -109,8 +118,8 @@ class StreamReader:
         extra = (position.cursor.field,) if position else ()
         with self._parser(request, extra) as parser, closing(self._pages(limits)) as pages:
             for block in self._blocks(pages, request, one_by_one=one_by_one):
-                batch, origin = parser.parse_with_origin([page.document.content for page, _ in block])
-                self.counts["non_finite_values"] += sum(page.document.non_finite for page, _ in block)
+                batch, origin = parser.parse_with_origin([content.body for content in block])
+                self.counts["non_finite_values"] += sum(content.non_finite for content in block)
                 data = self.connector.transform(self.endpoint, self._with_parents(batch, origin, block))
                 yield from self._batches(data, position, request)
                 if position and position.done:
@@ -271,7 +280,7 @@ class StreamReader:
         self._refuse_gaps(filled)
         return (self.endpoint.pagination or self.connector.default_pagination()).first(filled)
 
-    def _with_parents(self, batch: pa.RecordBatch, origin: pa.Array, block: list[Origin]) -> pa.RecordBatch:
+    def _with_parents(self, batch: pa.RecordBatch, origin: pa.Array, block: list[_Content]) -> pa.RecordBatch:
         """``batch`` with the columns that come from the parents."""
         parent = self.endpoint.parent
         for name, source in (parent.include if parent else {}).items():
@@ -280,7 +289,7 @@ class StreamReader:
                     f"{self._where}: its records have a {name!r} of their own.",
                     fix="Include the parent's field under another name.",
                 )
-            rows = [row for _, row in block if row is not None]
+            rows = [content.row for content in block if content.row is not None]
             column = _column([row.values[source] for row in rows], rows[0].types.get(source, pa.string()))
             batch = batch.append_column(pa.field(name, column.type), column.take(origin))
         return batch
@@ -300,14 +309,14 @@ class StreamReader:
         path = self.connector.records_path(self.endpoint)
         return JsonParser(schema, path, columns=columns, key_as=self.endpoint.key_as, where=self._where)
 
-    def _blocks(self, pages: Iterator[Origin], request: ReadRequest, *, one_by_one: bool) -> Iterator[list[Origin]]:
+    def _blocks(self, pages: Iterator[Origin], request: ReadRequest, *, one_by_one: bool) -> Iterator[list[_Content]]:
         """Pages in groups that are worth a parse: the first alone, then as many as fit in a batch or come within seconds."""
         limit, now = min(request.batch_bytes, BLOCK_BYTES), self.connector.runtime.now
-        block: list[Origin] = []
+        block: list[_Content] = []
         size, first, since = 0, True, now()
-        for origin in pages:
-            block.append(origin)
-            size += len(origin[0].document.content)
+        for page, row in pages:
+            block.append(_Content(page.document.content, page.document.non_finite, row))
+            size += len(page.document.content)
             late = (now() - since).total_seconds() > BLOCK_SECONDS
             if first or one_by_one or late or size >= limit or len(block) >= BLOCK_PAGES:
                 yield block
