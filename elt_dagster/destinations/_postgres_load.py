@@ -137,7 +137,7 @@ class _Commit:
     session: Session
     parts: list[Part]
     rows: int
-    """How many rows are staged."""
+    """How many rows are staged, and after `_source` how many are left of them."""
     seen: bool
     """Whether an earlier commit of this load noted what is left of the table's own rows (`insert_new`)."""
     columns: pa.Schema = field(default_factory=lambda: pa.schema([]))
@@ -169,8 +169,9 @@ class _Commit:
         updated = 0
         if self.plan.mode is LoadMode.MERGE:
             ensure_index(self.session, self.plan.table, self.plan.primary_key)
+            source = self._source()
             inserted, updated = merge(
-                self.session, self.plan.table, self._source(), self.plan.primary_key, self.columns
+                self.session, self.plan.table, source, self.plan.primary_key, self.columns, self.rows
             )
         elif self.plan.boundary is not None and self.plan.cursor_field and self.rows:
             inserted = self._insert_new(before.columns, self.plan.cursor_field)
@@ -223,12 +224,15 @@ class _Commit:
             ensure_index(self.session, self.plan.table, self.plan.primary_key)
 
     def _source(self) -> str:
+        """The staged rows as a relation, one per key where that is asked for."""
         plan, numbered = self.plan, needs_arrival(self.plan)
         source = staged(self.parts, self.columns, numbered=numbered)
         if not numbered:
             return source
         analyze(self.session, self.parts, self.rows, plan.primary_key)
-        return keep_last(self.session, source, plan.primary_key, plan.cursor_field)
+        source, left_out = keep_last(self.session, source, plan.primary_key, plan.cursor_field)
+        self.rows -= left_out
+        return source
 
     def _committed(self, evolution: Evolution, inserted: int, updated: int, size: int, deleted: int = 0) -> Committed:
         return Committed(

@@ -16,7 +16,7 @@ from elt_dagster.destinations.files import ARRIVAL
 from elt_dagster.destinations.sql import no_key, quote, quoted, same_key
 from elt_dagster.errors import TransientError
 
-_TWICE, _MATCHES = "_elt_twice", "_elt_matches"
+_TWICE, _MATCHES, _TWINS = "_elt_twice", "_elt_matches", "_elt_twins"
 _SEEN, _SEEN_NEXT = "_elt_seen", "_elt_seen_next"
 _ANALYZED_ROWS = 2_000
 """Nothing analyses temporary tables by itself, and without statistics a merge of more rows gets a bad plan."""
@@ -70,8 +70,11 @@ def insert(session: Session, table: str, source: str, columns: Sequence[str]) ->
     return session.run(f"INSERT INTO {table} ({names}) SELECT {names} FROM {source} AS s")
 
 
-def keep_last(session: Session, source: str, primary_key: Sequence[str], cursor: str | None) -> str:
-    """``source`` with one row per key: the highest cursor, then the last to arrive. Rows without a key all stay."""
+def keep_last(session: Session, source: str, primary_key: Sequence[str], cursor: str | None) -> tuple[str, int]:
+    """``source`` with one row per key, and how many rows that leaves out: the highest cursor stays, then the last to arrive.
+
+    Rows without a key all stay.
+    """
     order = f"s.{quote(cursor)} DESC NULLS LAST, s.{ARRIVAL} DESC" if cursor else f"s.{ARRIVAL} DESC"
     keys = quoted(primary_key)
     # Only keys that occur twice are sorted: a window over a whole load costs far more than one aggregate.
@@ -82,17 +85,18 @@ def keep_last(session: Session, source: str, primary_key: Sequence[str], cursor:
         f"FROM {source} AS s JOIN twice AS t ON {same_key(primary_key)}) SELECT arrival FROM ranked WHERE rank > 1",
     )  # fmt: skip
     if not doubled:
-        return source
-    return f"(SELECT s.* FROM {source} AS s WHERE NOT EXISTS (SELECT FROM pg_temp.{_TWICE} AS w WHERE w.arrival = s.{ARRIVAL}))"
+        return source, 0
+    kept = f"(SELECT s.* FROM {source} AS s WHERE NOT EXISTS (SELECT FROM pg_temp.{_TWICE} AS w WHERE w.arrival = s.{ARRIVAL}))"
+    return kept, doubled
 
 
 def merge(
-    session: Session, table: TableRef, source: str, primary_key: Sequence[str], columns: pa.Schema
+    session: Session, table: TableRef, source: str, primary_key: Sequence[str], columns: pa.Schema, rows: int
 ) -> tuple[int, int]:
-    """Rows of ``source`` (one per key) replace those of the same key; returns how many were inserted and updated.
+    """Rows of ``source`` (one per key, ``rows`` in all) replace those of the same key; returns how many were inserted and updated.
 
     A row that is equal in all but the ``_elt_`` columns is not written at all, and keeps its load time. Source and table are joined once:
-    what that found (which row, where, the same or not) is what update and insert go by.
+    what that found (which row, where, the same or not) is what insert and update go by.
     """
     target, matches, names = qualified(table), f"pg_temp.{_MATCHES}", columns.names
     found = _make(
@@ -100,32 +104,46 @@ def merge(
         f"SELECT s.{ARRIVAL} AS arrival, t.tableoid AS part, t.ctid AS place, {_same_row(columns)} AS same "
         f"FROM {source} AS s JOIN {target} AS t ON {same_key(primary_key)}",
     )  # fmt: skip
+    if not found:
+        return insert(session, target, source, names), 0
     if found > _ANALYZED_ROWS:
         session.run(f"ANALYZE {matches}")
-    replaced = _remove_twins(session, target) if found else 0
-    changed = int(session.value(f"SELECT count(*) FROM {matches} WHERE NOT same")) if found else 0
+    new = f"(SELECT s.* FROM {source} AS s WHERE NOT EXISTS (SELECT FROM {matches} AS m WHERE m.arrival = s.{ARRIVAL}))"
+    inserted = insert(session, target, new, names)
+    if found > rows - inserted:  # more matches than staged rows that have one
+        _remove_twins(session, target)
+    return inserted, _update(session, table, source, names)
+
+
+def _update(session: Session, table: TableRef, source: str, names: Sequence[str]) -> int:
+    matches = f"pg_temp.{_MATCHES}"
+    changed = int(session.value(f"SELECT count(*) FROM {matches} WHERE NOT same"))
     if changed:
         values = ", ".join(f"{quote(n)} = s.{quote(n)}" for n in names)
         updated = session.run(
-            f"UPDATE {target} AS t SET {values} FROM {matches} AS m JOIN {source} AS s ON s.{ARRIVAL} = m.arrival "
+            f"UPDATE {qualified(table)} AS t SET {values} FROM {matches} AS m JOIN {source} AS s ON s.{ARRIVAL} = m.arrival "
             f"WHERE t.ctid = m.place AND t.tableoid = m.part AND NOT m.same"
         )
         _require_all(updated, changed, table)
-    new = f"(SELECT s.* FROM {source} AS s WHERE NOT EXISTS (SELECT FROM {matches} AS m WHERE m.arrival = s.{ARRIVAL}))"
-    return insert(session, target, new if found else source, names) - replaced, changed + replaced
+    return changed
 
 
-def _remove_twins(session: Session, target: str) -> int:
-    """A key may be in the table several times, from a time when it was appended to: then all go, and the staged row comes."""
+def _remove_twins(session: Session, target: str) -> None:
+    """A key may be in the table several times, from a time when it was appended to: then one row stays, and becomes the staged one."""
     matches = f"pg_temp.{_MATCHES}"
-    twins = f"SELECT arrival FROM {matches} GROUP BY arrival HAVING count(*) > 1"
-    count = int(session.value(f"SELECT count(*) FROM ({twins}) AS twins"))
-    if count:
-        session.run(
-            f"WITH gone AS (DELETE FROM {matches} WHERE arrival IN ({twins}) RETURNING part, place) "
-            f"DELETE FROM {target} AS t USING gone AS g WHERE t.ctid = g.place AND t.tableoid = g.part"
-        )
-    return count
+    session.run(
+        f"CREATE TEMPORARY TABLE {_TWINS} ON COMMIT DROP AS SELECT arrival, part, place, "
+        f"row_number() OVER (PARTITION BY arrival ORDER BY part, place) AS number, count(*) OVER (PARTITION BY arrival) AS twins FROM {matches}"
+    )
+    session.run(
+        f"WITH gone AS (DELETE FROM {matches} AS m USING pg_temp.{_TWINS} AS w "
+        f"WHERE m.part = w.part AND m.place = w.place AND w.number > 1 RETURNING m.part, m.place) "
+        f"DELETE FROM {target} AS t USING gone AS g WHERE t.ctid = g.place AND t.tableoid = g.part"
+    )
+    # a key that had twins counts as updated, even when the row that stays was the same
+    session.run(
+        f"UPDATE {matches} AS m SET same = false FROM pg_temp.{_TWINS} AS w WHERE w.arrival = m.arrival AND w.twins > 1"
+    )
 
 
 def _require_all(updated: int, expected: int, table: TableRef) -> None:

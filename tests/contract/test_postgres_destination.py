@@ -1,14 +1,30 @@
 """PostgreSQL signs the destination contract, and keeps some promises of its own."""
 
-from collections.abc import Mapping
+import gc
+import logging
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg2
+import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from elt_dagster.destinations._postgres_encode import encoded
 from elt_dagster.destinations.postgres import Postgres
-from elt_dagster.testing.destination import Capabilities, DestinationContract
+from elt_dagster.errors import AuthError, ConfigError, DestinationError, EltError, TransientError
+from elt_dagster.model import Checkpoint, LoadMode, SchemaDrift
+from elt_dagster.model.types import JSON
+from elt_dagster.testing._destination_bench import ROWS
+from elt_dagster.testing.destination import Bench, Capabilities, DestinationContract, batch_of
 
 _WIDER = "PostgreSQL has no such type; the column is the next wider one, and the values are the same"
 _MICROSECONDS = "PostgreSQL counts microseconds"
@@ -56,3 +72,417 @@ class TestPostgres(DestinationContract):
 
     def run_sql(self, config: Mapping[str, Any], statement: str) -> None:
         execute(config, statement)
+
+
+def bench_of(config: Mapping[str, Any], schema: str = "s") -> Bench:
+    """A bench on any settings."""
+    return Bench(
+        destination=Postgres.configured(config), config=config, schema=schema, can=Capabilities(),
+        run_sql=lambda statement: execute(config, statement),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def config(postgres_database: str) -> dict[str, Any]:
+    return config_of(postgres_database)
+
+
+@pytest.fixture
+def bench(config: dict[str, Any]) -> Bench:
+    return bench_of(config)
+
+
+@pytest.fixture
+def guest(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Settings of a role that may log in and nothing else."""
+    role = f"guest_{uuid.uuid4().hex[:8]}"
+    execute(config, f"CREATE ROLE {role} LOGIN PASSWORD 'guest'")
+    execute(config, f"REVOKE ALL ON DATABASE {config['database']} FROM PUBLIC")
+    execute(config, f"GRANT CONNECT ON DATABASE {config['database']} TO {role}")
+    yield {**config, "user": role, "password": "guest"}
+    execute(config, f"DROP OWNED BY {role} CASCADE")
+    execute(config, f"DROP ROLE {role}")
+
+
+def connections(config: Mapping[str, Any], state: str = "%") -> int:
+    """How many connections of ours the server has, waiting a little for those that are just going."""
+    sql = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+        f"AND application_name = 'elt_dagster destination' AND state LIKE '{state}'"
+    )
+    for _ in range(50):
+        if not (found := execute(config, sql, fetch=True)[0][0]):
+            break
+        time.sleep(0.02)
+    return int(found)
+
+
+# --- values
+
+
+DECIMALS = (
+    (1, 0),
+    (4, 4),
+    (9, 0),
+    (15, 2),
+    (17, 17),
+    (18, 0),
+    (18, 18),
+    (18, 1),
+    (19, 4),
+    (20, 0),
+    (38, 0),
+    (38, 9),
+    (38, 38),
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_decimals_of_any_size_are_exact(bench: Bench, data: st.DataObject) -> None:
+    rows = data.draw(st.integers(1, 6))
+    arrays, fields = [pa.array(range(rows), pa.int64())], [pa.field("n", pa.int64())]
+    for precision, scale in DECIMALS:
+        kind = pa.decimal128(precision, scale)
+        unscaled = st.integers(-(10**precision) + 1, 10**precision - 1) | st.none()
+        values = data.draw(st.lists(unscaled, min_size=rows, max_size=rows))
+        exact = [None if v is None else Decimal((int(v < 0), tuple(map(int, str(abs(v)))), -scale)) for v in values]
+        arrays.append(pa.array(exact, kind))
+        fields.append(pa.field(f"d_{precision}_{scale}", kind))
+    sent = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+    with bench.destination.begin(bench.plan(LoadMode.REPLACE, sent.schema, after_load=after(bench))) as load:
+        load.stage(sent)
+        load.commit(None)
+    found = bench.destination.read(bench.table()).read_all().sort_by("n")
+    assert found.combine_chunks().to_batches()[0].equals(sent)
+
+
+def after(bench: Bench) -> str | None:
+    state = bench.destination.state(bench.schema, "binding-orders")
+    return state.load_id if state else None
+
+
+def test_every_type_survives_a_slice_with_and_without_nulls() -> None:
+    """The encoder reads buffers, and so must mind where a slice begins and what lies under a NULL."""
+    columns: dict[str, pa.Array] = {
+        "bool": pa.array([True, False, None, True]), "int": pa.array([1, 2, None, 4], pa.int16()),
+        "dec": pa.array([Decimal("1.50"), Decimal("-2.25"), None, Decimal("3.75")], pa.decimal128(9, 2)),
+        "wide": pa.array([Decimal(1), Decimal(-2), None, Decimal(3)], pa.decimal128(30, 0)),
+        "span": pa.array([(1, 2, 3000), (4, -5, -6000), None, (7, 8, 9000)], pa.month_day_nano_interval()),
+        "text": pa.array(["a", "", None, "d"]), "at": pa.array([1, 2, None, 4], pa.timestamp("us")),
+    }  # fmt: skip
+    whole = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+    for start, length in ((0, 4), (1, 3), (1, 1), (3, 1), (2, 1)):
+        piece = whole.slice(start, length)
+        rows = [bytes(encoded(whole.slice(start + i, 1).take(pa.array([0])))) for i in range(length)]
+        assert bytes(encoded(piece)) == b"".join(rows)
+
+
+def test_unsigned_integers_get_the_next_wider_column(bench: Bench) -> None:
+    columns = pa.schema([("a", pa.uint8()), ("b", pa.uint16()), ("c", pa.uint32()), ("d", pa.uint64())])
+    rows = [(255, 2**16 - 1, 2**32 - 1, 2**64 - 1)]
+    for _ in range(2):  # the second load finds nothing to widen
+        done = bench.load(LoadMode.MERGE, rows, columns=columns, primary_key=("d",), cursor_field="a")
+        assert done.schema_changes == ()
+    assert bench.rows() == [(255, 2**16 - 1, 2**32 - 1, Decimal(2**64 - 1))]
+    assert bench.type_of("d") == pa.decimal128(20, 0)
+
+
+def test_nanoseconds_are_cut_to_microseconds(bench: Bench) -> None:
+    columns = pa.schema([("at", pa.timestamp("ns", "UTC"))])
+    bench.load(LoadMode.APPEND, [(1_999,)], columns=columns)
+    assert bench.rows() == [(datetime(1970, 1, 1, 0, 0, 0, 1, UTC),)]
+    assert bench.load(LoadMode.APPEND, [(3_000,)], columns=columns).schema_changes == ()
+
+
+TEXTS = pa.schema([("id", pa.int64()), ("note", pa.string()), ("doc", JSON)])
+
+
+@pytest.mark.parametrize("row", [(1, "SECRET\0", "{}"), (1, "", '{"SECRET": "\\u0000"}')])
+def test_a_nul_character_is_refused_by_name(bench: Bench, row: tuple[Any, ...]) -> None:
+    with pytest.raises(DestinationError, match="nul_characters") as refused:
+        bench.load(LoadMode.APPEND, [row], columns=TEXTS)
+    assert ("note" if row[1] else "doc") in str(refused.value)
+    assert "SECRET" not in str(refused.value)
+    assert bench.destination.columns(bench.table()) is None
+    assert connections(bench.config) == 0
+
+
+def test_nul_characters_are_removed_and_counted(config: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    bench = bench_of({**config, "nul_characters": "remove"})
+    rows = [(1, "a\0b\0", '["\\u0000\\u0000x", "\\\\u0000"]'), (2, None, '{"k": "\\u0000"}'), (3, "c", None)]
+    with caplog.at_level(logging.WARNING, "elt_dagster"):
+        assert bench.load(LoadMode.APPEND, rows, columns=TEXTS).inserted == 3
+    assert bench.rows() == [(1, "ab", '["x", "\\\\u0000"]'), (2, None, '{"k": ""}'), (3, "c", None)]
+    assert "3 values" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [(pa.date32(), (2**31 - 1, -(2**31), -3_000_000)), (pa.timestamp("us"), (-(2**63), -3 * 10**17))],
+)
+def test_a_date_beyond_the_range_is_named(bench: Bench, kind: pa.DataType, values: tuple[int, ...]) -> None:
+    """Overflowing here, or refused by the server."""
+    storage = pa.int32() if kind == pa.date32() else pa.int64()
+    for value in values:
+        batch = pa.RecordBatch.from_arrays([pa.array([value], storage).view(kind)], names=["born"])
+        with (
+            pytest.raises(DestinationError, match=r"born.*range"),
+            bench.destination.begin(bench.plan(LoadMode.APPEND, batch.schema)) as load,
+        ):
+            load.stage(batch)
+            load.commit(None)
+    assert bench.destination.states(bench.schema) == []
+
+
+def test_a_value_too_large_for_the_column_is_named(bench: Bench) -> None:
+    bench.load(LoadMode.APPEND, [(1,)], columns=pa.schema([("small", pa.int16())]))
+    wide = pa.schema([("small", pa.int64())])
+    with pytest.raises(DestinationError, match="small"):
+        bench.load(LoadMode.APPEND, [(70_000,)], columns=wide, drift=SchemaDrift.DISCARD)
+    assert bench.rows() == [(1,)]
+
+
+def test_a_name_that_would_be_cut_is_refused(bench: Bench) -> None:
+    with pytest.raises(DestinationError, match="63 bytes"):
+        bench.destination.begin(bench.plan(LoadMode.APPEND, pa.schema([("ü" * 32, pa.int64())])))
+    with pytest.raises(DestinationError, match="63 bytes"):
+        bench.load(LoadMode.APPEND, [(1,)], columns=ROWS, arriving=pa.schema([("y" * 64, pa.int64())]))
+
+
+# --- replacing
+
+
+@pytest.mark.parametrize("how", ["delete", "truncate", "swap"])
+def test_every_way_to_replace_keeps_grants_and_the_key_index(
+    config: dict[str, Any], guest: dict[str, Any], how: str
+) -> None:
+    bench = bench_of({**config, "replace": how})
+    key = {"primary_key": ("id",), "deduplicate": True}
+    bench.load(LoadMode.REPLACE, [(1, "a", 1), (2, "b", 2)], **key)
+    execute(config, f"GRANT SELECT ON s.orders TO {guest['user']}; GRANT USAGE ON SCHEMA s TO {guest['user']}")
+    done = bench.load(LoadMode.REPLACE, [(3, "c", 3)], **key)
+    assert (done.inserted, done.deleted, done.table_rows) == (1, 2, 1)
+    assert execute(guest, "SELECT id FROM s.orders", fetch=True) == [(3,)]
+    assert execute(config, "SELECT count(*) FROM pg_indexes WHERE tablename = 'orders'", fetch=True) == [(1,)]
+
+
+def test_replacing_by_delete_waits_for_no_reader_and_no_reader_for_it(config: dict[str, Any]) -> None:
+    bench = bench_of({**config, "lock_timeout_seconds": 0.2})
+    bench.load(LoadMode.REPLACE, [(1, "a", 1)])
+    reader = psycopg2.connect(host=config["host"], port=config["port"], dbname=config["database"], user=config["user"],
+                              password=config["password"])  # fmt: skip
+    try:
+        with reader.cursor() as cursor:
+            cursor.execute("SELECT id FROM s.orders")  # its lock lasts until the transaction ends
+            bench.load(LoadMode.REPLACE, [(2, "b", 2)])
+            cursor.execute("SELECT id FROM s.orders")
+            assert cursor.fetchall() == [(2,)]
+            truncating = bench_of({**config, "lock_timeout_seconds": 0.2, "replace": "truncate"})
+            with pytest.raises(TransientError, match="lock"):
+                truncating.load(LoadMode.REPLACE, [(3, "c", 3)])
+    finally:
+        reader.close()
+    assert bench.rows() == [(2, "b", 2)]
+
+
+def test_a_swap_is_refused_under_a_view_that_it_names(config: dict[str, Any]) -> None:
+    bench = bench_of({**config, "replace": "swap"})
+    bench.load(LoadMode.REPLACE, [(1, "a", 1)])
+    execute(config, "CREATE VIEW s.seen AS SELECT id FROM s.orders")
+    with pytest.raises(DestinationError, match=r"s\.seen"):
+        bench.load(LoadMode.REPLACE, [(2, "b", 2)])
+    assert bench.rows() == [(1, "a", 1)]
+
+
+@pytest.mark.parametrize("mode", [LoadMode.APPEND, LoadMode.REPLACE])
+def test_a_type_change_under_a_view_names_the_view(bench: Bench, mode: LoadMode) -> None:
+    bench.load(mode, [(1, "a", 1)])
+    execute(bench.config, "CREATE VIEW s.seen AS SELECT at FROM s.orders")
+    wider = pa.schema([("id", pa.int64()), ("name", pa.string()), ("at", pa.float64())])
+    with pytest.raises(DestinationError, match="view s.seen"):
+        bench.load(mode, [(2, "b", 0.5)], columns=wider)
+    assert bench.rows() == [(1, "a", 1)]
+
+
+# --- merging and appending
+
+
+def test_a_merge_has_one_index_on_its_key(bench: Bench) -> None:
+    for _ in range(2):
+        bench.load(LoadMode.MERGE, [(1, "a", 1)], primary_key=("name", "id"))
+    sql = "SELECT indexdef FROM pg_indexes WHERE tablename = 'orders'"
+    found = execute(bench.config, sql, fetch=True)
+    assert len(found) == 1
+    assert found[0][0].endswith("(name, id)")
+
+
+def test_a_merge_into_an_adopted_table_uses_its_primary_key(bench: Bench) -> None:
+    execute(bench.config, "CREATE SCHEMA s; CREATE TABLE s.orders (id bigint PRIMARY KEY, name text, at bigint)")
+    bench.load(LoadMode.MERGE, [(1, "a", 1)], primary_key=("id",))
+    assert execute(bench.config, "SELECT count(*) FROM pg_indexes WHERE tablename = 'orders'", fetch=True) == [(1,)]
+
+
+def test_a_merge_reaches_every_partition(bench: Bench) -> None:
+    """Rows of two partitions may have the same address."""
+    execute(
+        bench.config, "CREATE SCHEMA s; CREATE TABLE s.orders (id bigint, name text, at bigint) PARTITION BY LIST (id)"
+    )
+    for key in (1, 2):
+        execute(bench.config, f"CREATE TABLE s.orders_{key} PARTITION OF s.orders FOR VALUES IN ({key})")
+    bench.load(LoadMode.MERGE, [(1, "a", 1), (2, "b", 1)], primary_key=("id",))
+    done = bench.load(LoadMode.MERGE, [(1, "a", 1), (2, "B", 2)], primary_key=("id",))
+    assert (done.inserted, done.updated) == (0, 1)
+    assert bench.rows() == [(1, "a", 1), (2, "B", 2)]
+
+
+def test_unchanged_rows_are_not_written(bench: Bench) -> None:
+    rows = [(n, "x", n) for n in range(3_000)]
+    bench.load(LoadMode.MERGE, rows, primary_key=("id",))
+    before = execute(bench.config, "SELECT ctid::text, xmin::text FROM s.orders ORDER BY id", fetch=True)
+    assert bench.load(LoadMode.MERGE, rows, primary_key=("id",)).updated == 0
+    assert execute(bench.config, "SELECT ctid::text, xmin::text FROM s.orders ORDER BY id", fetch=True) == before
+
+
+# --- rights
+
+
+def test_what_is_not_granted_is_told_with_the_grant_to_run(bench: Bench, guest: dict[str, Any]) -> None:
+    role, plan = guest["user"], bench.plan(LoadMode.APPEND)
+    refused = Postgres.configured(guest)
+
+    def told(*words: str) -> None:
+        with pytest.raises(EltError) as error:
+            refused.begin(plan)
+        assert not isinstance(error.value, TransientError)
+        for word in (*words, "GRANT", role):
+            assert word in str(error.value)
+
+    assert "GRANT" in refused.check().message
+    told("schema s", "CREATE ON DATABASE")
+    execute(bench.config, "CREATE SCHEMA s")
+    told("tables in the schema s", "ON SCHEMA")
+    execute(bench.config, f"GRANT USAGE, CREATE ON SCHEMA s TO {role}")
+    told("temporary tables", "TEMPORARY ON DATABASE")
+    execute(bench.config, f"GRANT TEMPORARY ON DATABASE {bench.config['database']} TO {role}")
+    assert refused.check().ok
+    with refused.begin(plan) as load:
+        load.stage(batch_of([(1, "a", 1)]))
+        assert load.commit(None).inserted == 1
+    execute(bench.config, "CREATE TABLE s.foreign_made (id bigint, name text, at bigint)")
+    plan = bench.plan(LoadMode.APPEND, table="foreign_made")
+    told("s.foreign_made", "INSERT")
+
+
+def test_unlogged_staging_needs_no_temporary_and_leaves_nothing(config: dict[str, Any], guest: dict[str, Any]) -> None:
+    execute(config, f"CREATE SCHEMA s; GRANT USAGE, CREATE ON SCHEMA s TO {guest['user']}")
+    bench = bench_of({**guest, "staging": "unlogged"})
+    bench.load(LoadMode.APPEND, [(1, "a", 1)])
+    with pytest.raises(ZeroDivisionError), bench.destination.begin(bench.plan(LoadMode.APPEND)) as load:
+        load.stage(batch_of([(2, "b", 2)]))
+        raise ZeroDivisionError
+    assert bench.rows() == [(1, "a", 1)]
+    assert staging_tables(config) == []
+
+
+def staging_tables(config: Mapping[str, Any]) -> list[Any]:
+    sql = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE '\\_elt\\_stage\\_%' AND relpersistence = 'u'"
+    found: list[Any] = execute(config, sql, fetch=True)
+    return found
+
+
+def test_a_sweep_takes_what_the_dead_left_and_nothing_else(config: dict[str, Any]) -> None:
+    bench = bench_of({**config, "staging": "unlogged"})
+    with bench.destination.begin(bench.plan(LoadMode.APPEND)) as alive:
+        alive.stage(batch_of([(1, "a", 1)]))
+        (mine,) = staging_tables(config)
+        execute(config, "CREATE UNLOGGED TABLE s._elt_stage_0123456789ab_0 (id bigint)")
+        bench.load(LoadMode.APPEND, [(2, "b", 2)], table="other")
+        assert staging_tables(config) == [mine]
+        assert alive.commit(None).inserted == 1
+
+
+# --- connections
+
+
+def test_while_rows_are_staged_no_transaction_is_open(bench: Bench) -> None:
+    with bench.destination.begin(bench.plan(LoadMode.APPEND)) as load:
+        for n in range(4):
+            load.stage(batch_of([(n, "x" * 3_000_000, n)] * 3))
+        assert connections(bench.config, "idle in transaction%") == 0
+        load.commit(None)
+    assert connections(bench.config) == 0
+
+
+def test_a_lost_connection_is_transient_and_leaves_nothing(bench: Bench) -> None:
+    bench.load(LoadMode.APPEND, [(1, "a", 1)], checkpoint=Checkpoint(1))
+    kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'elt_dagster destination'"
+    with bench.destination.begin(bench.plan(LoadMode.APPEND, after_load=after(bench))) as load:
+        load.stage(batch_of([(2, "b", 2)]))
+        execute(bench.config, kill)
+        with pytest.raises(TransientError):
+            load.commit(Checkpoint(2))
+    assert bench.rows() == [(1, "a", 1)]
+    assert bench.cursor() == 1
+    assert connections(bench.config) == 0
+
+
+def test_a_commit_can_be_tried_again_after_somebody_let_go(config: dict[str, Any]) -> None:
+    bench = bench_of({**config, "lock_timeout_seconds": 0.1})
+    bench.load(LoadMode.APPEND, [(1, "a", 1)])
+    wider = pa.schema([*ROWS, pa.field("extra", pa.int64())])
+    reader = psycopg2.connect(host=config["host"], port=config["port"], dbname=config["database"], user=config["user"],
+                              password=config["password"])  # fmt: skip
+    try:
+        with bench.destination.begin(bench.plan(LoadMode.APPEND, wider, after_load=after(bench))) as load:
+            load.stage(batch_of([(2, "b", 2, 3)], wider))
+            reader.cursor().execute("SELECT id FROM s.orders")
+            with pytest.raises(TransientError, match="lock_timeout"):
+                load.commit(None)
+            reader.rollback()
+            assert load.commit(None).inserted == 1
+    finally:
+        reader.close()
+    assert bench.rows() == [(1, "a", 1, None), (2, "b", 2, 3)]
+
+
+def test_a_long_result_is_streamed_and_given_up_in_the_middle(bench: Bench) -> None:
+    with bench.destination.begin(bench.plan(LoadMode.APPEND)) as load:
+        for n in range(30):
+            load.stage(batch_of([(n, "x" * 1_000_000, n)] * 3))
+        load.commit(None)
+    reader = bench.destination.read(bench.table())
+    assert reader.read_next_batch().num_rows > 0
+    assert connections(bench.config, "active") == 1
+    del reader
+    gc.collect()
+    assert connections(bench.config) == 0
+    assert bench.destination.read(bench.table(), ["id"]).read_all().num_rows == 90
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "word"),
+    [
+        ({"password": "wrong"}, AuthError, "password"),
+        ({"database": "nowhere"}, ConfigError, "database"),
+        ({"port": 1}, TransientError, "reached"),
+        ({"sslmode": "verify-full", "sslrootcert": "/nowhere.pem"}, ConfigError, "sslrootcert"),
+    ],
+)
+def test_a_connection_that_fails_says_who_has_to_act(
+    config: dict[str, Any], change: dict[str, Any], kind: type[EltError], word: str
+) -> None:
+    destination = Postgres.configured({**config, **change})
+    with pytest.raises(kind, match=word) as error:
+        destination.states("s")
+    answer = destination.check()
+    assert not answer.ok
+    assert config["password"] not in f"{error.value}{answer.message}"
+
+
+def test_importing_the_module_imports_no_driver() -> None:
+    code = (
+        "import sys, elt_dagster.destinations.postgres; print([m for m in ('asyncpg', 'duckdb') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"
