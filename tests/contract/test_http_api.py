@@ -11,7 +11,7 @@ import pytest
 from elt_dagster.errors import AuthError, ConfigError, SourceError, TransientError
 from elt_dagster.model import Batch, Checkpoint, ReadRequest, Stream, Window
 from elt_dagster.registry import load_connector
-from elt_dagster.sdk import Connector, Runtime
+from elt_dagster.sdk import Connector, Document, Runtime
 from elt_dagster.testing import HttpConnectorContract
 from tests.contract.shop import CUSTOMERS, EVENTS, KEY, ORDERS, ShopSource
 
@@ -296,6 +296,14 @@ def test_403_with_a_used_up_budget_is_busy_and_a_long_wait_is_handed_on() -> Non
     assert api.sleeps == []
 
 
+@pytest.mark.parametrize(("status", "remedy"), [(429, "wants fewer requests"), (503, "busy or in trouble")])
+def test_a_source_that_stays_busy_says_what_to_do(status: int, remedy: str) -> None:
+    api = Api(lambda _: httpx.Response(status, text="canary"))
+    with pytest.raises(TransientError, match=rf"answered {status} to GET /v1/x\. .*{remedy}") as caught:
+        api.read({"name": "x", "path": "x"})
+    assert "canary" not in str(caught.value)
+
+
 def test_a_request_budget_is_kept() -> None:
     api = Api(lambda r: [{"id": params(r)["page"]}] if int(params(r)["page"]) < 4 else [])
     api.read({"name": "x", "path": "x", "pagination": {"type": "page"}}, requests_per_second=2)
@@ -442,3 +450,19 @@ def test_records_never_become_python_objects(monkeypatch: pytest.MonkeyPatch) ->
     found = rows(Api(lambda _: pages.pop(0)).read(stream))
     assert [r["id"] for r in found] == [1, 2]
     assert not [v for v in unpacked if isinstance(v, list | dict)]
+
+
+def test_pages_that_wait_to_be_parsed_together_are_bytes_and_not_trees() -> None:
+    import gc
+
+    alive: list[int] = []
+
+    def answer(request: httpx.Request) -> Any:
+        alive.append(sum(isinstance(o, Document) for o in gc.get_objects()))
+        page = int(params(request).get("c", "0"))
+        return {"data": [{"id": page}], "next": page + 1 if page < 20 else None}
+
+    cursor = {"type": "cursor", "at": "next", "param": "c"}
+    batches = Api(answer).read({"name": "x", "path": "x", "records_at": "data", "pagination": cursor})
+    assert [b.data.num_rows for b in batches] == [1, 20]
+    assert max(alive) - alive[0] <= 1
