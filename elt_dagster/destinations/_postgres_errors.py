@@ -51,12 +51,16 @@ def is_unstorable_character(error: BaseException) -> bool:
     return getattr(error, "sqlstate", None) in _NUL
 
 
-def explained(error: Exception, doing: str, config: ServerConfig) -> EltError:
-    """``error`` as one of ours; ``doing`` completes "PostgreSQL refused while ..."."""
+def explained(error: Exception, doing: str, config: ServerConfig) -> Exception:
+    """The driver's ``error`` as one of ours; any other as it is. ``doing`` completes "PostgreSQL refused while ..."."""
     import asyncpg
 
     if isinstance(error, EltError):
         return DestinationError(error.what, fix=error.fix) if isinstance(error, SourceError) else error
+    if not isinstance(
+        error, asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError | OSError | EOFError
+    ):
+        return error  # a bug of ours, which nobody finds without its own words
     state = getattr(error, "sqlstate", None) or ""
     # 28 and 3D are about logging in; what is no answer of the server is about the network
     if not isinstance(error, asyncpg.PostgresError) or state.startswith(("28", "3D")):

@@ -171,7 +171,7 @@ class _Commit:
             ensure_index(self.session, self.plan.table, self.plan.primary_key)
             source = self._source()
             inserted, updated = merge(
-                self.session, self.plan.table, source, self.plan.primary_key, self.columns, self.rows
+                self.session, self.plan.table, source, self.plan.primary_key, self.columns, rows=self.rows
             )
         elif self.plan.boundary is not None and self.plan.cursor_field and self.rows:
             inserted = self._insert_new(before.columns, self.plan.cursor_field)

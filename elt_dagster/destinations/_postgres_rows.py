@@ -91,7 +91,7 @@ def keep_last(session: Session, source: str, primary_key: Sequence[str], cursor:
 
 
 def merge(
-    session: Session, table: TableRef, source: str, primary_key: Sequence[str], columns: pa.Schema, rows: int
+    session: Session, table: TableRef, source: str, primary_key: Sequence[str], columns: pa.Schema, *, rows: int
 ) -> tuple[int, int]:
     """Rows of ``source`` (one per key, ``rows`` in all) replace those of the same key; returns how many were inserted and updated.
 

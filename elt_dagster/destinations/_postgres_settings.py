@@ -35,7 +35,7 @@ class PostgresConfig(ServerConfig):
     staging: StagingKind = StagingKind.TEMP
     """Where rows wait for their commit: in temporary tables, or in unlogged ones of the target schema for roles without TEMPORARY."""
     replace: Replace = Replace.DELETE
-    """How a full refresh replaces rows. `delete` never makes a reader wait and keeps views, grants and indexes; `truncate` is faster and leaves no
+    """How a full refresh replaces rows. `delete` never makes a reader wait, keeps views, grants and indexes, and leaves the old rows to vacuum; `truncate` is faster and leaves no
     dead rows, but readers wait while it loads; `swap` puts a new table in the place of the old one, keeps grants, and is refused under views."""
     nul_characters: Literal["refuse", "remove"] = "refuse"
     """What to do with NUL characters in text and JSON, which PostgreSQL cannot hold: refuse the load, or remove and count them."""

@@ -5,7 +5,7 @@ Rows go out as binary COPY, encoded from Arrow without Python touching a value (
 """
 
 import contextlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ import pyarrow as pa
 from elt_dagster.destinations._postgres_errors import explaining
 from elt_dagster.destinations._postgres_load import PostgresLoad, Warehouse, check_names
 from elt_dagster.destinations._postgres_read import partly_fetched, planned_select, streamed
-from elt_dagster.destinations._postgres_session import Session, qualified
+from elt_dagster.destinations._postgres_session import Session, lock, qualified
 from elt_dagster.destinations._postgres_settings import PostgresConfig, StagingKind
 from elt_dagster.destinations._postgres_stage import sweep
 from elt_dagster.destinations._postgres_table import (
@@ -25,11 +25,12 @@ from elt_dagster.destinations._postgres_table import (
     planned_evolution,
     read_history,
     read_states,
+    save_state,
 )
 from elt_dagster.destinations._postgres_types import folded
-from elt_dagster.destinations.base import STATE_TABLE, Destination, Load, LoadPlan, State, TableRef
+from elt_dagster.destinations.base import STATE_TABLE, Destination, Load, LoadPlan, State, StateMove, TableRef
 from elt_dagster.destinations.plans import check_plan
-from elt_dagster.destinations.state import HISTORY_TABLE
+from elt_dagster.destinations.state import HISTORY_TABLE, check_moves
 from elt_dagster.errors import EltError, NotFoundError, nearest
 from elt_dagster.model import CheckResult
 from elt_dagster.sdk.csv import CsvDecoder
@@ -110,6 +111,20 @@ class Postgres(Destination[PostgresConfig]):
         """See `Destination.history`."""
         with explaining(f"reading the history of {schema}", self.config), self._open() as session:
             return read_history(session, schema, binding_id) if entries(session, schema, [HISTORY_TABLE]) else []
+
+    def move_states(self, moves: Sequence[StateMove]) -> None:
+        """See `Destination.move_states`. Waits for commits that are under way into the same tables."""
+        if not moves:
+            return
+        schema = moves[0].state.table.schema
+        with explaining(f"setting the state of {schema}", self.config), self._open() as session, session.transaction():
+            for table in sorted(
+                str(move.state.table) for move in moves
+            ):  # in one order, so that two of these cannot deadlock
+                lock(session, f"table {table}")
+            check_moves(moves, read_states(session, schema) if entries(session, schema, [STATE_TABLE]) else [])
+            for move in moves:
+                save_state(session, move.state)
 
     def columns(self, table: TableRef) -> pa.Schema | None:
         """See `Destination.columns`. A view has columns too."""

@@ -150,16 +150,16 @@ def test_decimals_of_any_size_are_exact(bench: Bench, data: st.DataObject) -> No
         arrays.append(pa.array(exact, kind))
         fields.append(pa.field(f"d_{precision}_{scale}", kind))
     sent = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
-    with bench.destination.begin(bench.plan(LoadMode.REPLACE, sent.schema, after_load=after(bench))) as load:
-        load.stage(sent)
-        load.commit(None)
+    load_batch(bench, sent, LoadMode.REPLACE)
     found = bench.destination.read(bench.table()).read_all().sort_by("n")
     assert found.combine_chunks().to_batches()[0].equals(sent)
 
 
-def after(bench: Bench) -> str | None:
-    state = bench.destination.state(bench.schema, "binding-orders")
-    return state.load_id if state else None
+def load_batch(bench: Bench, batch: pa.RecordBatch, mode: LoadMode = LoadMode.APPEND) -> None:
+    """One load of one batch."""
+    with bench.destination.begin(bench.plan(mode, batch.schema)) as load:
+        load.stage(batch)
+        load.commit(None)
 
 
 def test_every_type_survives_a_slice_with_and_without_nulls() -> None:
@@ -226,12 +226,8 @@ def test_a_date_beyond_the_range_is_named(bench: Bench, kind: pa.DataType, value
     storage = pa.int32() if kind == pa.date32() else pa.int64()
     for value in values:
         batch = pa.RecordBatch.from_arrays([pa.array([value], storage).view(kind)], names=["born"])
-        with (
-            pytest.raises(DestinationError, match=r"born.*range"),
-            bench.destination.begin(bench.plan(LoadMode.APPEND, batch.schema)) as load,
-        ):
-            load.stage(batch)
-            load.commit(None)
+        with pytest.raises(DestinationError, match=r"born.*range"):
+            load_batch(bench, batch)
     assert bench.destination.states(bench.schema) == []
 
 
@@ -258,7 +254,7 @@ def test_every_way_to_replace_keeps_grants_and_the_key_index(
     config: dict[str, Any], guest: dict[str, Any], how: str
 ) -> None:
     bench = bench_of({**config, "replace": how})
-    key = {"primary_key": ("id",), "deduplicate": True}
+    key: dict[str, Any] = {"primary_key": ("id",), "deduplicate": True}
     bench.load(LoadMode.REPLACE, [(1, "a", 1), (2, "b", 2)], **key)
     execute(config, f"GRANT SELECT ON s.orders TO {guest['user']}; GRANT USAGE ON SCHEMA s TO {guest['user']}")
     done = bench.load(LoadMode.REPLACE, [(3, "c", 3)], **key)
@@ -300,7 +296,7 @@ def test_a_type_change_under_a_view_names_the_view(bench: Bench, mode: LoadMode)
     bench.load(mode, [(1, "a", 1)])
     execute(bench.config, "CREATE VIEW s.seen AS SELECT at FROM s.orders")
     wider = pa.schema([("id", pa.int64()), ("name", pa.string()), ("at", pa.float64())])
-    with pytest.raises(DestinationError, match="view s.seen"):
+    with pytest.raises(DestinationError, match=r"view s\.seen"):
         bench.load(mode, [(2, "b", 0.5)], columns=wider)
     assert bench.rows() == [(1, "a", 1)]
 
@@ -378,9 +374,9 @@ def test_unlogged_staging_needs_no_temporary_and_leaves_nothing(config: dict[str
     execute(config, f"CREATE SCHEMA s; GRANT USAGE, CREATE ON SCHEMA s TO {guest['user']}")
     bench = bench_of({**guest, "staging": "unlogged"})
     bench.load(LoadMode.APPEND, [(1, "a", 1)])
-    with pytest.raises(ZeroDivisionError), bench.destination.begin(bench.plan(LoadMode.APPEND)) as load:
+    with bench.destination.begin(bench.plan(LoadMode.APPEND)) as load:
         load.stage(batch_of([(2, "b", 2)]))
-        raise ZeroDivisionError
+        assert len(staging_tables(config)) == 1
     assert bench.rows() == [(1, "a", 1)]
     assert staging_tables(config) == []
 
@@ -417,7 +413,7 @@ def test_while_rows_are_staged_no_transaction_is_open(bench: Bench) -> None:
 def test_a_lost_connection_is_transient_and_leaves_nothing(bench: Bench) -> None:
     bench.load(LoadMode.APPEND, [(1, "a", 1)], checkpoint=Checkpoint(1))
     kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'elt_dagster destination'"
-    with bench.destination.begin(bench.plan(LoadMode.APPEND, after_load=after(bench))) as load:
+    with bench.destination.begin(bench.plan(LoadMode.APPEND)) as load:
         load.stage(batch_of([(2, "b", 2)]))
         execute(bench.config, kill)
         with pytest.raises(TransientError):
@@ -434,7 +430,7 @@ def test_a_commit_can_be_tried_again_after_somebody_let_go(config: dict[str, Any
     reader = psycopg2.connect(host=config["host"], port=config["port"], dbname=config["database"], user=config["user"],
                               password=config["password"])  # fmt: skip
     try:
-        with bench.destination.begin(bench.plan(LoadMode.APPEND, wider, after_load=after(bench))) as load:
+        with bench.destination.begin(bench.plan(LoadMode.APPEND, wider)) as load:
             load.stage(batch_of([(2, "b", 2, 3)], wider))
             reader.cursor().execute("SELECT id FROM s.orders")
             with pytest.raises(TransientError, match="lock_timeout"):
