@@ -5,12 +5,13 @@ READY := .venv/.ready
 PORT ?= 3000
 WORKERS ?= 2
 
-.PHONY: help setup run test check format bench docs servers clean
+.PHONY: help setup run test check format bench chaos docs servers clean
 help:
 	@echo "make run     sync a public data set into DuckDB, then serve the Dagster UI"
 	@echo "make test    checks and tests, with a real PostgreSQL"
 	@echo "make check   format, lint, types, layers"
 	@echo "make bench   speed and memory, as ratios in one run"
+	@echo "make chaos   hundreds of killed loads per warehouse; no row lost, none doubled"
 	@echo "make docs    regenerate docs/ from the code"
 
 setup: $(READY)
@@ -45,6 +46,9 @@ format: $(READY)
 
 bench: servers
 	@$(BIN)/python -m benchmarks
+
+chaos: servers
+	@$(BIN)/python -m tests.chaos
 
 docs: $(READY)
 	@$(BIN)/python -m scripts.docs
