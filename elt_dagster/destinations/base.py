@@ -5,7 +5,7 @@ transaction: rows and state row). Nothing is visible before `commit`; an `abort`
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -43,6 +43,14 @@ class State:
     run_id: str
     fence: int
     committed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StateMove:
+    """A state set by hand: ``state`` in the place of the one that the load ``after_load`` left."""
+
+    state: State
+    after_load: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +163,14 @@ class Destination(ABC, Generic[C]):
     @abstractmethod
     def history(self, schema: str, binding_id: str) -> list[State]:
         """The last 20 committed states of a binding, newest first."""
+
+    @abstractmethod
+    def move_states(self, moves: Sequence[StateMove]) -> None:
+        """Set states of one schema, newest of their histories, all in one transaction; no table is touched.
+
+        A load that is under way cannot commit afterwards. Raises DestinationError, and changes nothing, when a binding has no state, or one of
+        another load than `StateMove.after_load` or with a higher fence.
+        """
 
     @abstractmethod
     def columns(self, table: TableRef) -> pa.Schema | None:

@@ -6,7 +6,7 @@ https://duckdb.org/docs/current/connect/concurrency
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ from elt_dagster.destinations._duckdb_table import (
     planned_evolution,
     read_history,
     read_states,
+    save_state,
 )
 from elt_dagster.destinations._duckdb_types import canonical_type, folded, readable
-from elt_dagster.destinations.base import Destination, Load, LoadPlan, State, TableRef
+from elt_dagster.destinations.base import Destination, Load, LoadPlan, State, StateMove, TableRef
 from elt_dagster.destinations.files import Staging, sweep
 from elt_dagster.destinations.sql import quote
+from elt_dagster.destinations.state import check_moves
 from elt_dagster.errors import ConfigError, EltError, NotFoundError, nearest
 from elt_dagster.model import CheckResult
 from elt_dagster.sdk.connector import Config
@@ -115,6 +117,20 @@ class DuckDB(Destination[DuckDBConfig]):
             return []
         with self._file.open(write=False) as session, explaining(f"reading the history of {schema}"):
             return read_history(session, schema, binding_id)
+
+    def move_states(self, moves: Sequence[StateMove]) -> None:
+        """See `Destination.move_states`."""
+        if not moves:
+            return
+        if not self._file.exists():
+            check_moves(moves, [])
+        schema = moves[0].state.table.schema
+        with self._file.open(write=True) as session, explaining(f"setting the state of {schema}"):
+            session.run("BEGIN TRANSACTION")
+            check_moves(moves, read_states(session, schema, entries(session, schema)))
+            for move in moves:
+                save_state(session, move.state)
+            session.run("COMMIT")
 
     def columns(self, table: TableRef) -> pa.Schema | None:
         """See `Destination.columns`. A view has columns too."""

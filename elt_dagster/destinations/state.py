@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from elt_dagster.destinations.base import HISTORY_LENGTH, STATE_TABLE, LoadPlan, State, TableRef
+from elt_dagster.destinations.base import HISTORY_LENGTH, STATE_TABLE, LoadPlan, State, StateMove, TableRef
 from elt_dagster.errors import DestinationError
 from elt_dagster.model import Checkpoint, LoadMode
 
@@ -88,6 +88,19 @@ def check_state(plan: LoadPlan, found: State | None, *, first: bool) -> None:
             f"{plan.table} was changed by {by} while this load was reading; nothing of this load was committed.",
             fix="Run it again: it goes on from what is there now.",
         )
+
+
+def check_moves(moves: Sequence[StateMove], found: Sequence[State]) -> None:
+    """Raise DestinationError unless each move starts from the state in ``found``, read inside the transaction that carries it out."""
+    states = {state.binding_id: state for state in found}
+    for move in moves:
+        state = states.get(move.state.binding_id)
+        if state is None or state.load_id != move.after_load or state.fence > move.state.fence:
+            by = f"run {state.run_id}" if state is not None else "somebody who removed its state"
+            raise DestinationError(
+                f"The state of {move.state.table} was changed by {by} in the meantime; nothing was changed.",
+                fix="Look at it with `elt-dagster state history`, and try again.",
+            )
 
 
 def next_state(plan: LoadPlan, before: State | None, checkpoint: Checkpoint | None, now: datetime) -> State:

@@ -2,12 +2,12 @@
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
-from elt_dagster.destinations.base import Committed, Destination, LoadPlan, TableRef
+from elt_dagster.destinations.base import Committed, Destination, LoadPlan, StateMove, TableRef
 from elt_dagster.model import Checkpoint, LoadMode
 
 APPEND, MERGE, REPLACE = LoadMode.APPEND, LoadMode.MERGE, LoadMode.REPLACE
@@ -74,6 +74,13 @@ class Bench:
             for batch in rows:
                 load.stage(batch_of(batch, arriving or columns))
             return load.commit(checkpoint)
+
+    def move(self, checkpoint: Checkpoint, table: str = "orders") -> StateMove:
+        """The state of a table's binding as it is now, moved by hand to ``checkpoint``."""
+        state = self.destination.state(self.schema, f"binding-{table}")
+        assert state is not None
+        moved = replace(state, checkpoint=checkpoint, load_id=uuid.uuid4().hex, run_id="by hand")
+        return StateMove(moved, state.load_id)
 
     def rows(self, table: str = "orders", columns: list[str] | None = None) -> list[tuple[Any, ...]]:
         """All rows, sorted by their text."""

@@ -1,13 +1,14 @@
 """The destination contract, first half: what a load does to rows and state."""
 
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from elt_dagster.destinations.base import HISTORY_LENGTH
+from elt_dagster.destinations.base import HISTORY_LENGTH, State, StateMove
 from elt_dagster.errors import ConfigError, ContractError, DestinationError, NotFoundError
 from elt_dagster.model import Checkpoint, LoadMode
 from elt_dagster.model.types import JSON
@@ -219,6 +220,54 @@ class LoadTests:
         assert bench.rows() == [(1, "a", 1), (2, "b", 2)]
         with pytest.raises(DestinationError, match="changed by"):
             bench.load(APPEND, [(3, "c", 3)], after_load=None)
+
+    # --- state set by hand
+
+    def test_a_moved_state_is_where_the_next_load_goes_on(self, bench: Bench) -> None:
+        bench.load(APPEND, [(1, "a", 1)], checkpoint=Checkpoint(1))
+        bench.load(APPEND, [(2, "b", 2)], checkpoint=Checkpoint(2))
+        bench.destination.move_states([bench.move(Checkpoint(1))])
+        state = bench.destination.state(bench.schema, "binding-orders")
+        assert state is not None
+        assert (state.checkpoint, state.run_id, state.table) == (Checkpoint(1), "by hand", bench.table())
+        history = bench.destination.history(bench.schema, "binding-orders")
+        assert [s.checkpoint.cursor for s in history] == [1, 2, 1]
+        assert bench.rows() == [(1, "a", 1), (2, "b", 2)], "the table stays"
+        bench.load(APPEND, [(3, "c", 3)], checkpoint=Checkpoint(3))
+        assert bench.cursor() == 3
+
+    def test_a_load_under_way_cannot_commit_after_the_state_was_moved(self, bench: Bench) -> None:
+        bench.load(APPEND, [(1, "a", 1)], checkpoint=Checkpoint(1))
+        late = bench.destination.begin(bench.plan(APPEND))
+        late.stage(batch_of([(2, "b", 2)]))
+        bench.destination.move_states([bench.move(Checkpoint())])
+        with late, pytest.raises(DestinationError, match="by hand"):
+            late.commit(Checkpoint(2))
+        assert bench.rows() == [(1, "a", 1)]
+        assert bench.cursor() is None
+
+    def test_states_are_moved_together_or_not_at_all(self, bench: Bench) -> None:
+        for table in ("orders", "other"):
+            bench.load(APPEND, [(1, "a", 1)], table=table, checkpoint=Checkpoint(1), fence=5)
+        moves = [bench.move(Checkpoint(), table) for table in ("orders", "other")]
+        gone = replace(moves[1].state, binding_id="nobody")
+        for wrong in (
+            replace(moves[1], after_load="another"),
+            replace(moves[1], state=replace(moves[1].state, fence=4)),
+            replace(moves[1], state=gone),
+        ):
+            with pytest.raises(DestinationError, match="nothing was changed"):
+                bench.destination.move_states([moves[0], wrong])
+            assert bench.cursor() == 1
+        bench.destination.move_states(moves)
+        assert (bench.cursor(), bench.cursor("other")) == (None, None)
+
+    def test_where_nothing_was_loaded_no_state_can_be_moved(self, bench: Bench) -> None:
+        now = datetime(2026, 1, 1, tzinfo=UTC)
+        state = State("binding-orders", bench.table(), Checkpoint(), "l", "r", 0, now)
+        with pytest.raises(DestinationError, match="nothing was changed"):
+            bench.destination.move_states([StateMove(state, "l")])
+        assert bench.destination.states(bench.schema) == []
 
     # --- all or nothing
 

@@ -1,12 +1,13 @@
 """A source and a warehouse in memory, for tests of what stands between them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from elt_dagster.destinations.base import Committed, Destination, Load, LoadPlan, State, TableRef
+from elt_dagster.destinations.base import Committed, Destination, Load, LoadPlan, State, StateMove, TableRef
+from elt_dagster.destinations.state import check_moves
 from elt_dagster.errors import DestinationError, NotFoundError
 from elt_dagster.model import Batch, Catalog, Checkpoint, CheckResult, LoadMode, ReadRequest, Stream
 from elt_dagster.model.compute import pc
@@ -92,6 +93,11 @@ class MemoryWarehouse(Destination[MemoryConfig]):
 
     def history(self, schema: str, binding_id: str) -> list[State]:
         return self.saved.get(binding_id, [])[::-1]
+
+    def move_states(self, moves: Sequence[StateMove]) -> None:
+        check_moves(moves, self.states(""))
+        for move in moves:
+            self.saved[move.state.binding_id].append(move.state)
 
     def columns(self, table: TableRef) -> pa.Schema | None:
         return self.tables[table].schema if table in self.tables else None
