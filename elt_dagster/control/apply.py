@@ -26,6 +26,7 @@ from elt_dagster.control.validate import (
     check_settings,
     check_streams,
     check_tables,
+    check_warehouse,
     discover_all,
     find_kinds,
 )
@@ -231,6 +232,9 @@ class _Comparison:
     def _compare_syncs(self) -> None:
         asked = [q for i, s in enumerate(self.project.syncs) if (q := self._question(i, s)) is not None]
         if self.wishes.verify:
+            for account in self.accounts.values():
+                if account.changed:
+                    self.problems += check_warehouse(account, self.it.environ, self.it.runtime)
             self.problems += discover_all(asked, self.it.runtime, self.it.environ, self.it.catalogs)
             self._stop()
         keys = {q.sync.slug: q.key for q in asked} if self.wishes.verify else {}

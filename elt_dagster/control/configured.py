@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from elt_dagster.destinations.base import Destination
 from elt_dagster.engine import ResolvedBinding, StreamRead, resolve_binding
-from elt_dagster.errors import NotFoundError, nearest
+from elt_dagster.errors import ConfigError, NotFoundError, nearest
 from elt_dagster.model import RunMode, Stream, SyncSpec, TableBinding, Window
-from elt_dagster.registry import load_connector, load_destination, require_driver
+from elt_dagster.registry import connector_names, destination_names, load_connector, load_destination, require_driver
 from elt_dagster.sdk.connector import Connector, Runtime
 
 NAMESPACE = uuid.UUID("6f1c0f0e-5f0b-4d3e-9a77-0c1d6a1d3b52")
@@ -105,7 +105,13 @@ class ConfiguredSync:
 
 def open_connector(connections: Connections, name: str, runtime: Runtime | None = None) -> Connector[Any]:
     """The source connector behind connection ``name``. Raises NotFoundError, ConfigError."""
-    kind = load_connector(connections.kind(name))
+    connector = connections.kind(name)
+    if connector in destination_names() and connector not in connector_names():
+        raise ConfigError(
+            f"Connection {name!r} is of connector {connector!r}, which is a warehouse and no source that can be read.",
+            fix="Name a source connection.",
+        )
+    kind = load_connector(connector)
     require_driver(kind)
     return kind.configured(connections.config(name), runtime)
 

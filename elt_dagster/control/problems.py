@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from elt_dagster.errors import ConfigError, EltError, nearest
 from elt_dagster.model.names import SLUG, slugify
+from elt_dagster.model.sync import MisplacedError
 
 Path = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
@@ -91,7 +92,7 @@ def parse(kind: type[M], value: Any, *, path: Path = (), show: bool = True) -> t
         details = error.errors(include_input=False, include_url=False)
     problems: list[Problem] = []
     for detail in details:
-        inner = _written_path(detail["loc"], value)
+        inner = (*_written_path(detail["loc"], value), *_deeper(detail))
         visible = show and not below_config((*path, *inner))
         problems.append(Problem((*path, *inner), _sentence(detail, kind, inner, _value_at(value, inner), show=visible)))
     return None, problems
@@ -119,6 +120,11 @@ def _written_path(loc: Path, value: Any) -> Path:
         path.append(step)
         value = _value_at(value, (step,))
     return tuple(path)
+
+
+def _deeper(detail: ErrorDetails) -> Path:
+    error = detail.get("ctx", {}).get("error")
+    return error.path if isinstance(error, MisplacedError) else ()
 
 
 def _value_at(value: Any, path: Path) -> Any:
@@ -184,6 +190,8 @@ def _choice(case: _Case) -> str:
 
 def _type(case: _Case) -> str:
     remedy = ""
+    if case.kind == "string_type" and isinstance(case.value, Mapping) and not case.show:
+        remedy = " A secret is written {env: NAME} or {file: PATH}."
     if case.show and case.kind == "string_type" and isinstance(case.value, int | float):
         remedy = " Put it in quotes."
     if case.show and case.kind in ("tuple_type", "list_type") and isinstance(case.value, str):
@@ -202,6 +210,10 @@ def _identifier(case: _Case) -> str:
     allowed = f"{case.seen}allowed: {_IDENTIFIERS.get(pattern, pattern)}."
     better = slugify(str(case.value)) if case.show and case.value else ""
     return f"{allowed} How about {better!r}?" if better and better != case.value else allowed
+
+
+def _too_short(case: _Case) -> str:
+    return "must not be empty." if case.context["min_length"] == 1 else _other(case)
 
 
 def _too_long(case: _Case) -> str:
@@ -226,6 +238,7 @@ _SENTENCES: dict[str, Callable[[_Case], str]] = {
     "missing": _missing,
     "string_pattern_mismatch": _identifier,
     "string_too_long": _too_long,
+    "string_too_short": _too_short,
     "value_error": _own_words,
 }
 

@@ -9,11 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from elt_dagster.control.problems import Path, Problem, parse
+from elt_dagster.control.problems import Path, Problem, parse, path_text
 from elt_dagster.control.secrets import references, secret_fields, with_stand_ins
 from elt_dagster.destinations.base import Destination
-from elt_dagster.engine import resolve_binding
-from elt_dagster.errors import ConfigError, ConflictError, ContractError, EltError, NotFoundError, nearest
+from elt_dagster.engine import resolve_binding, unknown_columns
+from elt_dagster.errors import (
+    ConfigError,
+    ConflictError,
+    ContractError,
+    DestinationError,
+    EltError,
+    NotFoundError,
+    nearest,
+)
 from elt_dagster.model import Catalog, Project, Stream, SyncSpec
 from elt_dagster.model.secret import resolve
 from elt_dagster.registry import connector_names, destination_names, load_connector, load_destination, require_driver
@@ -81,10 +89,10 @@ def check_account(account: Account, environ: Mapping[str, str], *, verify: bool)
     path = (*(account.path or ("connections",)), "config")
     unknown: set[Path] = set()
     if verify:
-        try:
-            config = resolve(account.config, environ, where=f"connection {account.name!r}")
-        except ConfigError as error:
-            return [Problem(path, f"{error}{account.used_by}", type(error))]
+        missing = list(_missing_secrets(account, environ, path))
+        if missing:
+            return missing
+        config = resolve(account.config, environ)
     else:
         unknown = set(references(account.config))
         config = with_stand_ins(account.config)
@@ -94,6 +102,32 @@ def check_account(account: Account, environ: Mapping[str, str], *, verify: bool)
         hidden = [p for p in found if not any(p.path[len(path) :][: len(u)] == u for u in unknown)]
         problems += [Problem(p.path, f"{p.text}{account.used_by}") for p in hidden if p not in problems]
     return problems
+
+
+def _missing_secrets(account: Account, environ: Mapping[str, str], path: Path) -> Iterator[Problem]:
+    for inner in references(account.config):
+        reference: Any = account.config
+        for step in inner:
+            reference = reference[step]
+        try:
+            resolve(reference, environ, where=f"connection {path_text((account.name, *inner))}")
+        except ConfigError as error:
+            yield Problem((*path, *inner), f"{error}{account.used_by}", type(error))
+
+
+def check_warehouse(account: Account, environ: Mapping[str, str], runtime: Runtime) -> list[Problem]:
+    """Whether the warehouse behind ``account`` can be reached and loaded into, as it says itself."""
+    kind = account.kinds.warehouse
+    if kind is None or not account.warehouse_of:
+        return []
+    path = (*(account.path or ("connections",)), "config")
+    try:
+        require_driver(kind)
+        result = kind.configured(resolve(account.config, environ), runtime).check()
+    except EltError as error:
+        return [Problem(path, f"connection {account.name!r}: {error}{account.used_by}", type(error))]
+    text = f"connection {account.name!r}: {result.message}{account.used_by}"
+    return [] if result.ok else [Problem(path, text, DestinationError)]
 
 
 def check_roles(project: Project, accounts: Mapping[str, Account], broken: Iterable[str]) -> list[Problem]:
@@ -134,7 +168,7 @@ def check_tables(project: Project, others: Iterable[SyncSpec], same_place: Mappi
     for other in others:
         jobs[_job(other.slug)] = other.slug
         for binding in other.streams:
-            tables[same_place.get(other.destination, other.destination), other.dataset, binding.table_name] = other.slug
+            tables[_place(other, binding.table_name, same_place)] = other.slug
     problems: list[Problem] = []
     for i, sync in enumerate(project.syncs):
         taken = jobs.setdefault(_job(sync.slug), sync.slug)
@@ -142,8 +176,7 @@ def check_tables(project: Project, others: Iterable[SyncSpec], same_place: Mappi
             text = f"{sync.slug!r} and {taken!r} would both be the job {_job(sync.slug)!r}. Choose another slug."
             problems.append(Problem(("syncs", i, "slug"), text, ConflictError))
         for j, binding in enumerate(sync.streams):
-            place = (same_place.get(sync.destination, sync.destination), sync.dataset, binding.table_name)
-            owner = tables.setdefault(place, sync.slug)
+            owner = tables.setdefault(_place(sync, binding.table_name, same_place), sync.slug)
             if owner != sync.slug:
                 text = (
                     f"sync {sync.slug!r} would load the table {sync.dataset}.{binding.table_name}, which sync {owner!r} loads. "
@@ -151,6 +184,11 @@ def check_tables(project: Project, others: Iterable[SyncSpec], same_place: Mappi
                 )
                 problems.append(Problem(("syncs", i, "streams", j), text, ConflictError))
     return problems
+
+
+def _place(sync: SyncSpec, table: str, same_place: Mapping[str, str]) -> tuple[str, str, str]:
+    # Most warehouses take RAW and raw for one schema, and where they are two, two people will take them for one.
+    return same_place.get(sync.destination, sync.destination), sync.dataset.casefold(), table
 
 
 def _job(slug: str) -> str:
@@ -201,6 +239,10 @@ def check_streams(sync: SyncSpec, path: Path, catalog: Catalog) -> tuple[dict[st
             problems.append(Problem((*at, "name"), text, NotFoundError))
             continue
         streams[binding.name] = catalog[binding.name]
+        unknown = list(unknown_columns(binding, streams[binding.name]))
+        problems += [Problem((*at, *p), f"sync {sync.slug!r}: {e}", NotFoundError) for p, e in unknown]
+        if unknown:
+            continue
         try:
             resolve_binding(binding, streams[binding.name])
         except ConfigError as error:

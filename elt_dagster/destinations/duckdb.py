@@ -7,6 +7,7 @@ https://duckdb.org/docs/current/connect/concurrency
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from elt_dagster.destinations.base import Destination, Load, LoadPlan, State, St
 from elt_dagster.destinations.files import Staging, sweep
 from elt_dagster.destinations.sql import quote
 from elt_dagster.destinations.state import check_moves
-from elt_dagster.errors import ConfigError, EltError, NotFoundError, nearest
+from elt_dagster.errors import ConfigError, EltError, NotFoundError, TransientError, nearest
 from elt_dagster.model import CheckResult
 from elt_dagster.sdk.connector import Config
 
@@ -72,7 +73,7 @@ class DuckDB(Destination[DuckDBConfig]):
     config_type = DuckDBConfig
 
     def check(self) -> CheckResult:
-        """Whether the file can be loaded into; makes nothing."""
+        """Whether the file can be loaded into; makes nothing, and does not wait for those who hold it, as loads will."""
         path = self._file.path
         try:
             self._require_folder()
@@ -81,8 +82,11 @@ class DuckDB(Destination[DuckDBConfig]):
                     return CheckResult(ok=False, message=f"This user may not write to {needed}.")
             if not self._file.exists():
                 return CheckResult(ok=True, message=f"{path} does not exist yet; the first load will make it.")
-            with self._file.open(write=False) as session:
+            with replace(self._file, timeout=0.0).open(write=False) as session:
                 version = session.value("SELECT version()")
+        except TransientError:
+            wait = f"loads wait up to {self._file.timeout:g} seconds for it"
+            return CheckResult(ok=True, message=f"{path} is held by somebody at this moment; {wait}.")
         except EltError as error:
             return CheckResult(ok=False, message=str(error))
         return CheckResult(ok=True, message=f"{path} can be read with DuckDB {version}.")

@@ -54,6 +54,10 @@ def _from_file(path: str, where: str) -> str:
             f"{where} refers to the file {path}, which cannot be read ({error.strerror}).",
             fix="Mount the secret there or correct the path.",
         ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"{where} refers to the file {path}, which is not UTF-8 text.", fix="Correct the path."
+        ) from None
 
 
 def mask(config: Any, secret_fields: frozenset[str]) -> Any:

@@ -4,6 +4,8 @@ All of it is frozen, refuses unknown keys, and never repeats its input in an err
 What depends on the source (does the stream exist, can the column be a cursor) is checked in `elt_dagster.control`.
 """
 
+import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -16,6 +18,20 @@ from elt_dagster.model.words import ExecutionMode, LoadMode, SchemaDrift, SyncSt
 
 ConnectionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 MIN_FRESHNESS_SECONDS = 60  # Dagster's freshness policies refuse less
+OURS = "_elt_"
+"""Tables whose names start so hold our own state."""
+_SYSTEM_SCHEMA = re.compile(r"information_schema|pg_.*", re.IGNORECASE)
+_OWNER = re.compile(r"team:\S.*|[^@\s]+@[^@\s]+\.[^@\s.]{2,}")
+_TAG_KEY = re.compile(r"([\w.-]{1,63}/)?[\w.-]{1,63}", re.ASCII)
+_TAG_VALUE = re.compile(r"[\w.-]{0,63}", re.ASCII)
+
+
+class MisplacedError(ValueError):
+    """What a validator says of something deeper than the part it looks at: ``path`` leads there from that part."""
+
+    def __init__(self, path: Sequence[str | int], text: str) -> None:
+        super().__init__(text)
+        self.path = tuple(path)
 
 
 class Part(BaseModel):
@@ -106,6 +122,22 @@ class TableBinding(Part):
             raise ValueError(f"{value!r} is not a plain table name; use {snake_case(value)!r}")
         return value
 
+    @field_validator("primary_key")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for i, name in enumerate(value or ()):
+            if name in (value or ())[:i]:
+                raise MisplacedError((i,), f"the column {name!r} is there twice")
+        return value
+
+    @model_validator(mode="after")
+    def _not_ours(self) -> "TableBinding":
+        if self.table_name.startswith(OURS):
+            where = "table" if self.table else "name"
+            text = f"the table {self.table_name!r} would begin with {OURS}, as those that hold our state do; give it another `table`"
+            raise MisplacedError((where,), text)
+        return self
+
     @model_validator(mode="after")
     def _flags_agree(self) -> "TableBinding":
         if self.protected_from_full_sync and (self.full_sync_always or self.full_sync_at_midnight):
@@ -171,6 +203,27 @@ class SyncSpec(Part):
     def _plain_schema(cls, value: str) -> str:
         if snake_case(value) != value and not value.replace("_", "").isalnum():
             raise ValueError(f"{value!r} is not a plain schema name; use {snake_case(value)!r}")
+        if _SYSTEM_SCHEMA.fullmatch(value):
+            raise ValueError(f"{value!r} belongs to the warehouse itself; choose another schema")
+        return value
+
+    @field_validator("owners")
+    @classmethod
+    def _dagster_owners(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for i, owner in enumerate(value):
+            if not _OWNER.fullmatch(owner):
+                raise MisplacedError((i,), f"{owner!r} is no owner; allowed: an e-mail address, or team:name")
+        return value
+
+    @field_validator("tags")
+    @classmethod
+    def _dagster_tags(cls, value: dict[str, str]) -> dict[str, str]:
+        # Dagster refuses others only when definitions load, which is too late to tell whoever wrote them.
+        for key, text in value.items():
+            if not _TAG_KEY.fullmatch(key):
+                raise ValueError(f"{key[:80]!r} is no tag; allowed: at most 63 letters, digits, _ - and .")
+            if not _TAG_VALUE.fullmatch(text):
+                raise MisplacedError((key,), "the value of a tag has at most 63 letters, digits, _ - and .")
         return value
 
     @model_validator(mode="after")
@@ -180,11 +233,14 @@ class SyncSpec(Part):
         if any(s.full_sync_at_midnight for s in self.streams) and self.schedule is None:
             raise ValueError("full_sync_at_midnight needs a schedule, for its time zone")
         seen: dict[str, str] = {}
-        for binding in self.streams:
+        for i, binding in enumerate(self.streams):
+            if binding.name in seen.values():
+                raise MisplacedError(("streams", i, "name"), f"the stream {binding.name!r} is there twice")
             if binding.table_name in seen:
-                raise ValueError(
+                raise MisplacedError(
+                    ("streams", i),
                     f"streams {seen[binding.table_name]!r} and {binding.name!r} would both load the table "
-                    f"{binding.table_name!r}; give one of them another `table`"
+                    f"{binding.table_name!r}; give one of them another `table`",
                 )
             seen[binding.table_name] = binding.name
         return self

@@ -27,6 +27,8 @@ logging.getLogger("httpcore").setLevel(logging.WARNING)  # at DEBUG it logs head
 RETRIES = 6
 REDIRECTS = 5
 BUSY = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+_SLOW_DOWN = "It wants fewer requests: try again later, or let fewer runs ask it at a time."
+_TROUBLE = "It is busy or in trouble: try again later, and ask its owner when that does not help."
 RESET_HEADERS = ("x-ratelimit-reset", "x-rate-limit-reset", "ratelimit-reset", "x-rate-limit-reset-time")
 REMAINING_HEADERS = ("x-ratelimit-remaining", "x-rate-limit-remaining", "ratelimit-remaining")
 _EPOCH = 1_000_000_000
@@ -211,7 +213,8 @@ class Http:
         if action is Action.AUTH:
             raise AuthError(where, fix=fix or "Check the credentials and their permissions.")
         if action is Action.RETRY:
-            raise TransientError(where, fix=fix, retry_after=self._asked_to_wait(response))
+            remedy = fix or (_SLOW_DOWN if response.status_code == 429 else _TROUBLE)
+            raise TransientError(where, fix=remedy, retry_after=self._asked_to_wait(response))
         if action is Action.FAIL:
             raise SourceError(where, fix=fix or "Check path and parameters of the stream.")
         return Answer(response.url, response.headers, self._content(response, where))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from elt_dagster.errors import AuthError, ConfigError, SourceError, TransientError
+from elt_dagster.errors import AuthError, ConfigError, EltError, SourceError, TransientError
 from elt_dagster.model import Checkpoint, Window
 from elt_dagster.sdk.formats import format_of, stem
 
@@ -66,10 +66,28 @@ def list_files(fs: Any, root: str, pattern: str = "**") -> list[Found]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise TransientError(f"The folder {shown} could not be listed ({type(error).__name__}).") from None
+        raise TransientError(
+            f"The folder {shown} could not be listed ({type(error).__name__}).",
+            fix="Check the address and the network.",
+        ) from None
+    except EltError:
+        raise
+    except Exception as error:
+        # file systems let their driver's own classes through; their words may repeat an option
+        raise _refused(shown, type(error).__name__) from None
     wanted = _wanted_hidden(pattern)
     found = (_found(fs, root, path, info) for path, info in entries.items() if info.get("type") == "file")
     return sorted(f for f in found if f.path and not f.path.endswith("/") and (wanted or not _hidden(f.path)))
+
+
+def _refused(folder: str, name: str) -> EltError:
+    """What a class of a storage driver means, by its name: the drivers are many, and none is imported here."""
+    text = f"The folder {folder} could not be listed ({name})."
+    if re.search(r"credential|auth|token|accessdenied|forbidden", name, re.IGNORECASE):
+        return AuthError(text, fix="Give credentials in storage_options, and check their permissions.")
+    if re.search(r"timeout|connect|unavailable", name, re.IGNORECASE):
+        return TransientError(text, fix="Check the address and the network.")
+    return SourceError(text, fix="Check url and storage_options.")
 
 
 def matcher(pattern: str) -> "re.Pattern[str]":

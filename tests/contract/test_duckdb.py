@@ -100,6 +100,13 @@ def test_what_cannot_be_a_warehouse_is_explained(tmp_path: Path, path: str, word
         bench.destination.begin(bench.plan(APPEND, after_load=None))
 
 
+def test_a_check_does_not_wait_for_whoever_holds_the_file(bench: Bench, tmp_path: Path) -> None:
+    with duckdb.connect(str(bench.destination.config.path)):
+        answer = bench.destination.check()
+    assert answer.ok
+    assert "is held by somebody at this moment; loads wait up to" in answer.message
+
+
 def test_a_folder_without_the_right_to_write_is_explained(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import MagicMock
 
 import fsspec
 import pyarrow as pa
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elt_dagster.errors import ConfigError, NotFoundError, SourceError, TransientError
+from elt_dagster.errors import AuthError, ConfigError, NotFoundError, SourceError, TransientError
 from elt_dagster.model import Batch, Checkpoint, ReadRequest, Stream, SyncMode, Window
 from elt_dagster.model.batch import MAX_EXTRA_BYTES
 from elt_dagster.model.types import JSON, TIMESTAMP_UTC, is_orderable
@@ -95,6 +96,19 @@ class TestCheck:
 
     def test_a_file_is_no_folder(self, folder: Path) -> None:
         assert "is a file, not a folder" in source(folder / "orders_2024-01.csv").check().message
+
+    @pytest.mark.parametrize(
+        ("name", "error"),
+        [("NoCredentialsError", AuthError), ("EndpointConnectionError", TransientError), ("SomeOddity", SourceError)],
+    )
+    def test_what_a_storage_driver_raises_is_sorted_and_never_repeated(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: type[Exception]
+    ) -> None:
+        refusing = MagicMock(**{"isdir.side_effect": type(name, (Exception,), {})("key=canary")})
+        monkeypatch.setattr(FILES, "open_folder", lambda self: (refusing, "bucket/x"))
+        with pytest.raises(error, match=rf"bucket/x could not be listed \({name}\)") as raised:
+            source(folder).discover()
+        assert "canary" not in str(raised.value)
 
 
 class TestDiscover:

@@ -299,7 +299,7 @@ def test_403_with_a_used_up_budget_is_busy_and_a_long_wait_is_handed_on() -> Non
 @pytest.mark.parametrize(("status", "remedy"), [(429, "wants fewer requests"), (503, "busy or in trouble")])
 def test_a_source_that_stays_busy_says_what_to_do(status: int, remedy: str) -> None:
     api = Api(lambda _: httpx.Response(status, text="canary"))
-    with pytest.raises(TransientError, match=rf"answered {status} to GET /v1/x\. .*{remedy}") as caught:
+    with pytest.raises(TransientError, match=rf"answered {status} to GET /x\. .*{remedy}") as caught:
         api.read({"name": "x", "path": "x"})
     assert "canary" not in str(caught.value)
 

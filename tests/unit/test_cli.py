@@ -244,6 +244,7 @@ def test_discover_shows_streams_and_columns(shop: Elt) -> None:
     assert "read" in shop("discover", "shelf", "--stream", "logs").out
     assert "Did you mean 'orders'?" in shop("discover", "shelf", "--stream", "order").err
     assert shop("discover", "shelf", "--settings", "{").code == 2
+    assert "'duckdb', which is a warehouse and no source" in shop("discover", "warehouse").err
     assert shop("discover", "shelf", "--sync", "shop").code == 0
 
 

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import dagster as dg
 import pydantic
 import pytest
 
+from elt_dagster.errors import ConfigError
 from elt_dagster.model import Project, SyncSpec, TriggerMode
 from elt_dagster.model.secret import MASK, mask, resolve
 
@@ -31,6 +33,16 @@ def spec(**changes: Any) -> SyncSpec:
         ({"streams": [{"name": "o", "cursor_field": "at", "hashed_columns": ["at"]}]}, "hashes do not grow"),
         ({"streams": [{"name": "o", "protected_from_full_sync": True, "full_sync_always": True}]}, "contradicts"),
         ({"streams": [{"name": "o", "table": "My Table"}]}, "use 'my_table'"),
+        ({"streams": [{"name": "o"}, {"name": "o", "table": "p"}]}, "stream 'o' is there twice"),
+        ({"streams": [{"name": "o", "table": "_elt_state"}]}, "those that hold our state"),
+        ({"streams": [{"name": "public._elt_state"}]}, "those that hold our state"),
+        ({"streams": [{"name": "o", "primary_key": ["id", "id"]}]}, "'id' is there twice"),
+        ({"schema": "information_schema"}, "belongs to the warehouse"),
+        ({"schema": "PG_CATALOG"}, "belongs to the warehouse"),
+        ({"owners": ["a@example.com", "bob"]}, "'bob' is no owner"),
+        ({"owners": ["team:"]}, "'team:' is no owner"),
+        ({"tags": {"a b": "c"}}, "'a b' is no tag"),
+        ({"tags": {"a": "b c"}}, "the value of a tag"),
         ({"no_such": 1}, "Extra inputs"),
         ({"slug": "Not a slug"}, "pattern"),
     ],
@@ -38,6 +50,11 @@ def spec(**changes: Any) -> SyncSpec:
 def test_what_cannot_work_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(pydantic.ValidationError, match=message):
         spec(**changes)
+
+
+def test_owners_and_tags_that_pass_are_those_that_dagster_takes() -> None:
+    passing = spec(owners=["a.b@example.com", "team:data"], tags={"domain": "sales", "acme/tier-1": ""})
+    dg.AssetSpec("orders", owners=list(passing.owners), tags=passing.tags)
 
 
 def test_an_error_never_repeats_a_secret() -> None:
@@ -65,6 +82,11 @@ def test_references_are_resolved_and_named_when_missing(tmp_path: Any) -> None:
     assert resolve(config, {"PW": "x"}) == {"password": "x", "nested": [{"key": "from file"}], "port": 1}
     with pytest.raises(Exception, match=r"config\.password refers to the environment variable PW, which is not set"):
         resolve(config, {})
+    (tmp_path / "key").write_bytes(b"\xff\xfecanary")
+    with pytest.raises(
+        ConfigError, match=r"config\.nested\[0\]\.key refers to the file .*/key, which is not UTF-8 text"
+    ):
+        resolve(config, {"PW": "x"})
 
 
 def test_masks_hide_literals_and_keep_references() -> None:
