@@ -19,7 +19,7 @@ from tests import servers
 from tests.integration.hand_made import HandMadeConnections
 from tests.integration.postgres_source import PostgresSource
 
-ROWS = int(os.environ.get("ELT_DAGSTER_TEST_ROWS", "40000"))
+ROWS = int(os.environ.get("ELT_DAGSTER_TEST_ROWS", "20000"))
 CHUNK = 100_000
 CHANGED, ADDED = 3_000, 2_000
 STREAM = "public.everything"
