@@ -21,7 +21,7 @@ MIN_FRESHNESS_SECONDS = 60  # Dagster's freshness policies refuse less
 OURS = "_elt_"
 """Tables whose names start so hold our own state."""
 _SYSTEM_SCHEMA = re.compile(r"information_schema|pg_.*", re.IGNORECASE)
-_OWNER = re.compile(r"team:\S.*|[^@\s]+@[^@\s]+\.[^@\s.]{2,}")
+_OWNER = re.compile(r"team:.+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}")
 _TAG_KEY = re.compile(r"([\w.-]{1,63}/)?[\w.-]{1,63}", re.ASCII)
 _TAG_VALUE = re.compile(r"[\w.-]{0,63}", re.ASCII)
 
