@@ -32,7 +32,6 @@ for _module in (
 
 SCHEMA = "chaos"
 FAILED = 3
-HOLDER = "the process that is started again"
 
 
 class Step(StrEnum):
@@ -62,6 +61,11 @@ class Task:
     step: Step | None = None
     times: int = 1
     """End at the step when it comes up for the so-manieth time."""
+    sent: int = signal.SIGKILL
+    """The signal that ends it; SIGSTOP pauses it."""
+    holder: str = "the process that is started again"
+    """So nobody waits for the lease of the dead one to pass."""
+    lease_seconds: float = 90.0
     forgetful: bool = False
     """A mutant: resume an append without looking at what is there already. For the test of the harness itself."""
 
@@ -96,9 +100,9 @@ def read(task: Task, source: ChangingSource | None = None, **more: Any) -> Strea
 
 @contextmanager
 def leased(task: Task) -> Iterator[int]:
-    """The store's lease; the restarted process is the same holder, so nobody waits for the dead one's lease to pass."""
+    """The store's lease, not renewed."""
     store = open_store(task.store_url)
-    lease = store.acquire_lease(task.binding_id, HOLDER, task.run_id)
+    lease = store.acquire_lease(task.binding_id, task.holder, task.run_id, task.lease_seconds)
     yield lease.fence
     store.release_lease(lease)
 
@@ -106,7 +110,7 @@ def leased(task: Task) -> Iterator[int]:
 def main(task: Task) -> None:
     """Entry point of the child: exit code 0 when the phase is loaded, `FAILED` for an error of ours (told to stderr)."""
     if task.step is not None:
-        arm(task.warehouse, task.step, task.times)
+        arm(task.warehouse, task.step, _Trip(task.times, task.sent).end)
     if task.forgetful:
         plan._boundary = lambda since, lookback_seconds: None
     try:
@@ -116,45 +120,36 @@ def main(task: Task) -> None:
         os._exit(FAILED)
 
 
-def arm(warehouse: str, step: Step, times: int) -> None:
-    """Make this process end itself at ``step``."""
+def arm(warehouse: str, step: Step, strike: Callable[[], None]) -> None:
+    """Call ``strike`` whenever this process comes to ``step``."""
     module, name = _LOADS[warehouse]
     loads: Any = importlib.import_module(f"elt_dagster.destinations.{module}")
-    load = getattr(loads, name)
-    trip = _Trip(times)
-    match step:
-        case Step.AFTER_STAGE:
-            load.stage = trip.after(load.stage)
-        case Step.BEFORE_COMMIT:
-            load.commit = trip.before(load.commit)
-        case Step.ROWS_WITHOUT_STATE:
-            loads.save_state = trip.before(loads.save_state)
-        case Step.STATE_WITHOUT_COMMIT:
-            loads.save_state = trip.after(loads.save_state)
-        case Step.AFTER_COMMIT:
-            load.commit = trip.after(load.commit)
+    owner, method = {
+        Step.AFTER_STAGE: (getattr(loads, name), "stage"),
+        Step.BEFORE_COMMIT: (getattr(loads, name), "commit"),
+        Step.AFTER_COMMIT: (getattr(loads, name), "commit"),
+    }.get(step, (loads, "save_state"))
+    call: Callable[..., Any] = getattr(owner, method)
+    is_before = step in (Step.BEFORE_COMMIT, Step.ROWS_WITHOUT_STATE)
+
+    def struck(*args: Any, **kwargs: Any) -> Any:
+        if is_before:
+            strike()
+        result = call(*args, **kwargs)
+        if not is_before:
+            strike()
+        return result
+
+    setattr(owner, method, struck)
 
 
 class _Trip:
-    def __init__(self, times: int) -> None:
-        self._left = times
+    """Sends this process a signal at the ``times``-th call of `end`."""
 
-    def _pass(self) -> None:
+    def __init__(self, times: int, sent: int) -> None:
+        self._left, self._sent = times, sent
+
+    def end(self) -> None:
         self._left -= 1
         if not self._left:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def before(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def tripped(*args: Any, **kwargs: Any) -> Any:
-            self._pass()
-            return call(*args, **kwargs)
-
-        return tripped
-
-    def after(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def tripped(*args: Any, **kwargs: Any) -> Any:
-            result = call(*args, **kwargs)
-            self._pass()
-            return result
-
-        return tripped
+            os.kill(os.getpid(), self._sent)
