@@ -7,6 +7,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -408,6 +409,35 @@ def test_while_rows_are_staged_no_transaction_is_open(bench: Bench) -> None:
         assert connections(bench.config, "idle in transaction%") == 0
         load.commit(None)
     assert connections(bench.config) == 0
+
+
+def test_of_two_loads_that_commit_at_once_one_is_refused(bench: Bench) -> None:
+    bench.load(LoadMode.APPEND, [(1, "a", 1)])
+    config = bench.config
+    loads = [bench.destination.begin(bench.plan(LoadMode.APPEND)) for _ in range(2)]
+    holder = psycopg2.connect(host=config["host"], port=config["port"], dbname=config["database"], user=config["user"],
+                              password=config["password"])  # fmt: skip
+    try:
+        holder.cursor().execute(
+            "LOCK TABLE s._elt_state IN EXCLUSIVE MODE"
+        )  # stops both where they have looked and not yet written
+        with ThreadPoolExecutor(2) as pool:
+            for load in loads:
+                load.stage(batch_of([(2, "b", 2)]))
+            commits = [pool.submit(load.commit, None) for load in loads]
+            waiting = (
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            )
+            while execute(config, waiting, fetch=True)[0][0] < 2:
+                time.sleep(0.02)
+            holder.rollback()
+            errors = [commit.exception() for commit in commits]
+    finally:
+        holder.close()
+        for load in loads:
+            load.abort()
+    assert sorted(type(e) for e in errors if e) == [DestinationError]
+    assert bench.rows() == [(1, "a", 1), (2, "b", 2)]
 
 
 def test_a_lost_connection_is_transient_and_leaves_nothing(bench: Bench) -> None:
