@@ -11,12 +11,13 @@ from elt_dagster.destinations._duckdb_file import DatabaseFile, Session, explain
 from elt_dagster.destinations._duckdb_rows import STAGED, insert, insert_new, keep_last, merge, misfits, view_staged
 from elt_dagster.destinations._duckdb_table import Found, alter, create, find, planned_evolution, save_state, swap
 from elt_dagster.destinations._duckdb_types import folded
-from elt_dagster.destinations.base import STATE_TABLE, Committed, Load, LoadPlan, TableRef
-from elt_dagster.destinations.drift import OURS, Evolution, by_name
+from elt_dagster.destinations.base import Committed, Load, LoadPlan, TableRef
+from elt_dagster.destinations.drift import Evolution
 from elt_dagster.destinations.files import Part, Staging
+from elt_dagster.destinations.plans import needs_arrival, row_identity
 from elt_dagster.destinations.sql import quote
 from elt_dagster.destinations.state import check_state, next_state
-from elt_dagster.errors import ConfigError, ContractError, DestinationError
+from elt_dagster.errors import ContractError, DestinationError
 from elt_dagster.model import Checkpoint, LoadMode
 from elt_dagster.sdk.connector import Runtime
 
@@ -101,7 +102,7 @@ class DuckDBLoad(Load):
         if before.columns is not None and plan.mode is LoadMode.MERGE:
             inserted, updated = merge(session, table, self._rows(session), plan.primary_key, columns)
         elif before.columns is not None and plan.boundary is not None and plan.cursor_field and self._staging.rows:
-            identity = self._identity(before.columns, evolution)
+            identity = row_identity(plan, before.columns, columns, folded)
             inserted, seen = insert_new(
                 session, table, self._rows(session), columns, identity=identity, cursor=plan.cursor_field, seen=seen
             )
@@ -117,17 +118,6 @@ class DuckDBLoad(Load):
         plan = self._plan
         return keep_last(session, plan.primary_key, plan.cursor_field) if needs_arrival(plan) else STAGED
 
-    def _identity(self, table: pa.Schema, evolution: Evolution) -> list[str]:
-        """What makes two rows of an append the same: key and cursor, else every column that the table had and the source has."""
-        plan = self._plan
-        if plan.primary_key and plan.cursor_field:
-            return [*plan.primary_key, plan.cursor_field]
-        planned, had = by_name(plan.columns, folded), by_name(table, folded)
-        return [
-            f.name for f in evolution.columns
-            if folded(f.name) in planned and folded(f.name) in had and not f.name.startswith(OURS)
-        ]  # fmt: skip
-
     def _explained(self, session: Session, parts: list[Part], error: duckdb.Error) -> Exception:
         doing = f"loading {self._plan.table}"
         if not isinstance(error, _MISFIT):
@@ -140,25 +130,6 @@ class DuckDBLoad(Load):
             f"{self._plan.table}: values of {', '.join(wrong)} do not fit the column's type. Nothing was committed.",
             fix="Set schema_drift to evolve, or exclude the column.",
         )
-
-
-def check_plan(plan: LoadPlan) -> None:
-    """Raise ConfigError for a plan that no table can take, whatever is in it."""
-    if plan.mode is LoadMode.MERGE and not plan.primary_key:
-        raise ConfigError(f"{plan.table} is to be merged and has no primary key.", fix="Set `primary_key`, or append.")
-    if folded(plan.table.name).startswith(STATE_TABLE):
-        raise ConfigError(f"{plan.table} is the name of our own table.", fix="Give this stream another `table`.")
-    known = by_name(plan.columns, folded)
-    for name in (*plan.primary_key, *([plan.cursor_field] if plan.cursor_field else [])):
-        if folded(name) not in known:
-            raise ConfigError(
-                f"{plan.table} has no column {name!r} for its key or cursor.", fix="Correct it, or stop excluding it."
-            )
-
-
-def needs_arrival(plan: LoadPlan) -> bool:
-    """Whether one row per key is to be kept, for which the order of arrival counts."""
-    return plan.mode is LoadMode.MERGE or (plan.deduplicate and bool(plan.primary_key))
 
 
 def _count(session: Session, table: TableRef) -> int:

@@ -13,7 +13,8 @@ from elt_dagster.destinations import state
 from elt_dagster.destinations._duckdb_file import Session
 from elt_dagster.destinations._duckdb_types import DIALECT, canonical_type, converted, folded
 from elt_dagster.destinations.base import STATE_TABLE, LoadPlan, State, TableRef
-from elt_dagster.destinations.drift import Evolution, by_name, differences, evolve, merged_schema
+from elt_dagster.destinations.drift import Evolution, by_name, evolve, merged_schema
+from elt_dagster.destinations.plans import check_adoption, check_owner
 from elt_dagster.destinations.sql import comment_on_column, comment_on_table, literal, quote
 from elt_dagster.errors import DestinationError
 from elt_dagster.model import LoadMode
@@ -42,12 +43,7 @@ def find(session: Session, plan: LoadPlan) -> Found:
     """Look at the plan's table. Raises DestinationError when it is not this binding's and cannot become so."""
     names = entries(session, plan.table.schema)
     states = read_states(session, plan.table.schema, names)
-    owner = next((s for s in states if folded(s.table.name) == folded(plan.table.name)), None)
-    if owner is not None and owner.binding_id != plan.binding_id:
-        raise DestinationError(
-            f"{plan.table} is loaded by another stream (binding {owner.binding_id}).",
-            fix="Give one of the two another `table`.",
-        )
+    owner = check_owner(plan, states, folded)
     mine = next((s for s in states if s.binding_id == plan.binding_id), None)
     entry = names.get(folded(plan.table.name))
     if entry is None:
@@ -58,7 +54,7 @@ def find(session: Session, plan: LoadPlan) -> Found:
         )
     columns = columns_of(session, entry, comments=any(description_of(f) for f in plan.columns))
     if owner is None:
-        _adopt(plan, columns)
+        check_adoption(plan, columns, plan.columns, folded)
     return Found(columns, entry.comment, mine)
 
 
@@ -161,15 +157,6 @@ def save_state(session: Session, row: State) -> None:
         session.run(statement)
     for statement, parameters in state.save_statements(current, past, row):
         session.run(statement, parameters)
-
-
-def _adopt(plan: LoadPlan, columns: pa.Schema) -> None:
-    """A table that nobody's state names is taken over only if it could have been ours."""
-    if found := differences(columns, plan.columns, folded):
-        raise DestinationError(
-            f"The table {plan.table} exists, was not made by this sync, and has other columns: {'; '.join(found)}.",
-            fix="Give this stream another `table`, or drop that one.",
-        )
 
 
 def _column_comments(session: Session, table: TableRef) -> dict[str, str]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from elt_dagster.destinations._duckdb_file import DatabaseFile, Session, explaining
-from elt_dagster.destinations._duckdb_load import DuckDBLoad, check_plan, needs_arrival
+from elt_dagster.destinations._duckdb_load import DuckDBLoad
 from elt_dagster.destinations._duckdb_table import (
     Entry,
     columns_of,
@@ -30,6 +30,7 @@ from elt_dagster.destinations._duckdb_table import (
 from elt_dagster.destinations._duckdb_types import canonical_type, folded, readable
 from elt_dagster.destinations.base import Destination, Load, LoadPlan, State, StateMove, TableRef
 from elt_dagster.destinations.files import Staging, sweep
+from elt_dagster.destinations.plans import check_plan, needs_arrival
 from elt_dagster.destinations.sql import quote
 from elt_dagster.destinations.state import check_moves
 from elt_dagster.errors import ConfigError, EltError, NotFoundError, TransientError, nearest
@@ -93,7 +94,7 @@ class DuckDB(Destination[DuckDBConfig]):
 
     def begin(self, plan: LoadPlan) -> Load:
         """See `Destination.begin`. Also removes what loads of dead processes left in the staging folder."""
-        check_plan(plan)
+        check_plan(plan, folded)
         self._require_folder()
         sweep(self._staging_root)
         columns = None
