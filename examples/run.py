@@ -108,11 +108,20 @@ def _serve_ui(environ: dict[str, str], port: int) -> int:
         print(f"Port {port} is taken.")
     print(f"\nDagster UI: http://127.0.0.1:{free}   (Ctrl-C stops it)", flush=True)
     command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(free)]
-    with subprocess.Popen(command, cwd=ROOT, env=environ) as ui:
-        try:
-            return ui.wait()
-        finally:
-            ui.terminate()
+    ui = subprocess.Popen(command, cwd=ROOT, env=environ, start_new_session=True)
+    try:
+        return ui.wait()
+    finally:
+        _stop(ui)
+
+
+def _stop(leader: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a session of its own, and everything it started."""
+    leader.terminate()
+    try:
+        leader.wait(timeout=15)
+    except subprocess.TimeoutExpired:
+        os.killpg(leader.pid, signal.SIGKILL)
 
 
 def _is_open(port: int) -> bool:
