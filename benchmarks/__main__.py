@@ -59,10 +59,15 @@ def _measure(table: Table, name: str, round_: tuple[cases.Case, ...], folder: Pa
             known["seconds"] = min(known["seconds"], found["seconds"])
             known["mb"] = max(known["mb"], found["mb"])
     ours = best[round_[0].__name__]["rate"]
-    for index, (case, found) in enumerate(best.items()):
+    for index, (case_name, found) in enumerate(best.items()):
         ratio = "" if index == 0 else f"{ours / found['rate']:.2f}x"
         table.add_row(
-            "" if index else name, case, f"{found['rate']:,.0f}", f"{found['seconds']:.2f}", f"{found['mb']:.0f}", ratio
+            "" if index else name,
+            case_name,
+            f"{found['rate']:,.0f}",
+            f"{found['seconds']:.2f}",
+            f"{found['mb']:.0f}",
+            ratio,
         )
 
 

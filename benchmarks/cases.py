@@ -32,7 +32,11 @@ COLUMNS = """
     'TRUCK' AS l_shipmode, md5(i::TEXT) AS l_comment
 """
 POSTGRES_COLUMNS = COLUMNS.replace("DECIMAL", "NUMERIC").replace("/ 100)", "/ 100.0)")
-LIMITS = {"threads": 2, "memory_limit": "1GB", "preserve_insertion_order": False}
+LIMITS: dict[str, str | bool | int | float | list[str]] = {
+    "threads": 2,
+    "memory_limit": "1GB",
+    "preserve_insertion_order": False,
+}
 Case = Callable[[Path], int]
 
 
@@ -190,7 +194,7 @@ def arrow_bare(folder: Path) -> int:
         warehouse.execute(
             "CREATE SCHEMA bench; CREATE TABLE bench.t AS FROM arrow_rows LIMIT 0; INSERT INTO bench.t FROM arrow_rows"
         )
-    return rows.num_rows
+    return int(rows.num_rows)
 
 
 def arrow_elt_ten_times(folder: Path) -> int:
@@ -264,7 +268,7 @@ def rest_download(folder: Path) -> int:
     parser, rows, cursor = simdjson.Parser(), 0, ""
     with httpx.Client(base_url=f"http://127.0.0.1:{os.environ['REST_PORT']}") as client:
         while True:
-            page = parser.parse(client.get("/invoices", params={"cursor": cursor} if cursor else {}).content)
+            page: Any = parser.parse(client.get("/invoices", params={"cursor": cursor} if cursor else {}).content)
             rows += len(page.at_pointer("/data"))
             found = page.at_pointer("/next_cursor")
             del page
@@ -289,7 +293,7 @@ def rest_from_pylist(folder: Path) -> int:
             page = pa.Table.from_pylist(body["data"])
             warehouse.register("page", page)
             warehouse.execute("CREATE TABLE bench.t AS FROM page" if not rows else "INSERT INTO bench.t FROM page")
-            rows += page.num_rows
+            rows += int(page.num_rows)
             if body["next_cursor"] is None:
                 return rows
             cursor = body["next_cursor"]
