@@ -69,7 +69,7 @@ class LoadPlan:
     fence: int = 0
     """Refuse to commit when the state row already carries a higher one: a stopped process woke up too late."""
     after_load: str | None = None
-    """Load id of the state this plan was made from (None: there was no state). `Load.commit` refuses when the state has moved on since:
+    """Load id of the state this plan was made from (None: there was no state). `Load.commit` raises TransientError when the state has moved on since:
     another run loaded the same rows in the meantime."""
     primary_key: tuple[str, ...] = ()
     cursor_field: str | None = None
@@ -106,7 +106,7 @@ class Load(ABC):
         """Make everything staged since the last commit visible, with ``checkpoint``, in one transaction.
 
         A load with mode append or merge may commit several times; a replace once. Also correct when nothing was staged: a replace
-        then leaves an empty table. Raises DestinationError (fence passed, table changed, type conflict) or TransientError (busy).
+        then leaves an empty table. Raises DestinationError (fence passed, table changed, type conflict) or TransientError (busy, or the state has moved on).
         """
 
     @abstractmethod

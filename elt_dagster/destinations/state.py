@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from elt_dagster.destinations.base import HISTORY_LENGTH, STATE_TABLE, LoadPlan, State, StateMove, TableRef
-from elt_dagster.errors import DestinationError
+from elt_dagster.errors import DestinationError, TransientError
 from elt_dagster.model import Checkpoint, LoadMode
 
 HISTORY_TABLE = f"{STATE_TABLE}_history"
@@ -72,9 +72,10 @@ def from_row(schema: str, row: Sequence[Any]) -> State:
 
 
 def check_state(plan: LoadPlan, found: State | None, *, first: bool) -> None:
-    """Raise DestinationError unless ``found``, read inside the commit's transaction, is the state this load goes on from.
+    """Refuse the commit unless ``found``, read inside its transaction, is the state this load goes on from; see docs/adr/0004.
 
-    ``first`` is True for a load's first commit; later ones find its own row. See docs/adr/0004.
+    ``first`` is True for a load's first commit; later ones find its own row. Raises TransientError when the state has moved on, for a
+    new load goes on from there; DestinationError when a newer lease was given out, for this process has no business here any more.
     """
     if found is not None and found.fence > plan.fence:
         raise DestinationError(
@@ -84,7 +85,7 @@ def check_state(plan: LoadPlan, found: State | None, *, first: bool) -> None:
     expected = plan.after_load if first else plan.load_id
     if (found.load_id if found is not None else None) != expected:
         by = f"run {found.run_id}" if found is not None else "somebody who reset its state"
-        raise DestinationError(
+        raise TransientError(
             f"{plan.table} was changed by {by} while this load was reading; nothing of this load was committed.",
             fix="Run it again: it goes on from what is there now.",
         )

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from elt_dagster.destinations.base import HISTORY_LENGTH, State, StateMove
-from elt_dagster.errors import ConfigError, ContractError, DestinationError, NotFoundError
+from elt_dagster.errors import ConfigError, ContractError, DestinationError, NotFoundError, TransientError
 from elt_dagster.model import Checkpoint, LoadMode
 from elt_dagster.model.types import JSON
 from elt_dagster.testing._destination_bench import APPEND, KEYED, MERGE, REPLACE, ROWS, Bench, batch_of
@@ -199,7 +199,7 @@ class LoadTests:
         late.stage(batch_of([(2, "b", 2)]))
         bench.load(mode, [(2, "b", 2)], checkpoint=Checkpoint(2), **KEYED)
         rows = bench.rows()
-        with late, pytest.raises(DestinationError, match="while this load was reading"):
+        with late, pytest.raises(TransientError, match="while this load was reading"):
             late.commit(Checkpoint(2))
         assert bench.rows() == rows
 

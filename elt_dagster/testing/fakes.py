@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from elt_dagster.destinations.base import Committed, Destination, Load, LoadPlan, State, StateMove, TableRef
 from elt_dagster.destinations.state import check_moves
-from elt_dagster.errors import DestinationError, NotFoundError
+from elt_dagster.errors import NotFoundError, TransientError
 from elt_dagster.model import Batch, Catalog, Checkpoint, CheckResult, LoadMode, ReadRequest, Stream
 from elt_dagster.model.compute import pc
 from elt_dagster.sdk.arrow import highest
@@ -130,7 +130,7 @@ class _MemoryLoad(Load):
         plan, warehouse = self.plan, self.warehouse
         state = warehouse.state(plan.table.schema, plan.binding_id)
         if (state.load_id if state else None) != self.after:
-            raise DestinationError(f"{plan.table} was loaded by another run in the meantime.", fix="Run again.")
+            raise TransientError(f"{plan.table} was loaded by another run in the meantime.", fix="Run again.")
         new = pa.Table.from_batches(self.staged, self.staged[0].schema if self.staged else plan.columns)
         old = warehouse.tables.get(plan.table)
         if plan.mode is LoadMode.REPLACE or old is None:

@@ -139,7 +139,7 @@ def test_without_leases_only_one_of_two_runs_commits(task: Task, kind: Kind) -> 
                     read(task, lease=lambda: nullcontext(fence)).load()
                 yield batch
 
-    with pytest.raises(DestinationError, match="while this load was reading"):
+    with pytest.raises(TransientError, match="while this load was reading"):
         read(task, Overtaken(kind, 1), lease=lambda: nullcontext(fence)).load()
     assert overtaken
     assert missing_and_doubled(task) == (0, 0)
