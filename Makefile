@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 PORT ?= 3000
-WORKERS ?= 2
+WORKERS ?= 3
 
 .PHONY: help setup run test check format bench chaos docs servers clean
 help:

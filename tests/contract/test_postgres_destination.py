@@ -436,7 +436,7 @@ def test_of_two_loads_that_commit_at_once_one_is_refused(bench: Bench) -> None:
         holder.close()
         for load in loads:
             load.abort()
-    assert [type(e) for e in errors if e] == [DestinationError]
+    assert [type(e) for e in errors if e] == [TransientError]
     assert bench.rows() == [(1, "a", 1), (2, "b", 2)]
 
 
