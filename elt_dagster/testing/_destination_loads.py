@@ -230,7 +230,7 @@ class LoadTests:
         late = bench.destination.begin(bench.plan(APPEND))
         late.stage(batch_of([(2, "b", 2)]))
         bench.destination.move_states([bench.move(Checkpoint())])
-        with late, pytest.raises(DestinationError, match="by hand"):
+        with late, pytest.raises(TransientError, match="by hand"):
             late.commit(Checkpoint(2))
         assert bench.rows() == [(1, "a", 1)]
         assert bench.cursor() is None
