@@ -212,32 +212,38 @@ def merge_elt(folder: Path) -> int:
 # -- files -> DuckDB ------------------------------------------------------------------------------
 
 
-def parquet_elt(folder: Path) -> int:
-    """Ours: a folder with one Parquet file."""
-    config = {"url": str(folder.parent), "streams": [{"name": "lineitem", "glob": "lineitem.parquet"}]}
+def file_elt(folder: Path, name: str) -> int:
+    """Ours: a folder with one file of that name."""
+    config = {"url": str(folder.parent), "streams": [{"name": "lineitem", "glob": name}]}
     bench = sync(folder, "files", config, "lineitem", load_mode="replace")
     return bench.read("lineitem", run_id="bench").load().rows_read
+
+
+def file_duckdb(folder: Path, name: str) -> int:
+    """DuckDB reading the file itself, sniffing what it must."""
+    with duckdb.connect(str(folder / "warehouse.duckdb"), config=LIMITS) as warehouse:
+        warehouse.execute(f"CREATE SCHEMA bench; CREATE TABLE bench.t AS FROM '{folder.parent / name}'")
+    return ROWS
+
+
+def parquet_elt(folder: Path) -> int:
+    """Ours, from Parquet."""
+    return file_elt(folder, "lineitem.parquet")
 
 
 def parquet_duckdb(folder: Path) -> int:
-    """DuckDB reading the file itself."""
-    with duckdb.connect(str(folder / "warehouse.duckdb"), config=LIMITS) as warehouse:
-        warehouse.execute(f"CREATE SCHEMA bench; CREATE TABLE bench.t AS FROM '{folder.parent / 'lineitem.parquet'}'")
-    return ROWS
+    """DuckDB, from Parquet."""
+    return file_duckdb(folder, "lineitem.parquet")
 
 
 def csv_elt(folder: Path) -> int:
-    """Ours: a folder with one CSV file."""
-    config = {"url": str(folder.parent), "streams": [{"name": "lineitem", "glob": "lineitem.csv"}]}
-    bench = sync(folder, "files", config, "lineitem", load_mode="replace")
-    return bench.read("lineitem", run_id="bench").load().rows_read
+    """Ours, from CSV."""
+    return file_elt(folder, "lineitem.csv")
 
 
 def csv_duckdb(folder: Path) -> int:
-    """DuckDB sniffing and reading the file itself."""
-    with duckdb.connect(str(folder / "warehouse.duckdb"), config=LIMITS) as warehouse:
-        warehouse.execute(f"CREATE SCHEMA bench; CREATE TABLE bench.t AS FROM '{folder.parent / 'lineitem.csv'}'")
-    return ROWS
+    """DuckDB, from CSV."""
+    return file_duckdb(folder, "lineitem.csv")
 
 
 # -- JSON over HTTP -> DuckDB ---------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Decide what to read and how to load it: (binding, state, run mode) in, `StreamPlan` out. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -125,11 +125,6 @@ def warehouse_name(names: Mapping[str, str], source_column: str) -> str:
     from elt_dagster.model.names import snake_case
 
     return names.get(source_column) or snake_case(source_column)
-
-
-def with_window(request: ReadRequest, window: Window) -> ReadRequest:
-    """``request`` limited to one span of the cursor."""
-    return replace(request, window=window)
 
 
 def _is_position(checkpoint: Checkpoint) -> bool:

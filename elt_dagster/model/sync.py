@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from elt_dagster.errors import nearest
-from elt_dagster.model.names import SLUG, check_collisions, snake_case, table_name
+from elt_dagster.model.names import SLUG, snake_case, table_name
 from elt_dagster.model.schedule import check_cron
 from elt_dagster.model.words import ExecutionMode, LoadMode, SchemaDrift, SyncStatus, TriggerMode
 
@@ -275,8 +275,3 @@ class Project(Part):
             if twice:
                 raise ValueError(f"{what} {twice[0]!r} is there twice")
         return self
-
-
-def column_names(columns: list[str], *, what: str) -> dict[str, str]:
-    """Source column -> warehouse column, under naming version v1; refuses collisions with each other and with ours."""
-    return check_collisions(columns, what=what)
