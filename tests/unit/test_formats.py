@@ -369,9 +369,9 @@ class TestPacking:
 
     def test_goes_by_suffix_or_first_bytes(self) -> None:
         for name, content in [
-            ("x.csv.gz", gzip.compress(self.TEXT)), ("x.csv", gzip.compress(self.TEXT)), ("x.csv.bz2", bz2.compress(self.TEXT)),
+            ("x.csv.gz", gzip.compress(self.TEXT, mtime=0)), ("x.csv", gzip.compress(self.TEXT, mtime=0)), ("x.csv.bz2", bz2.compress(self.TEXT)),
             ("x.csv.zst", pa.compress(self.TEXT, "zstd", asbytes=True)), ("x.csv.zip", self.zipped("x.csv")),
-            ("x.CSV.GZ", gzip.compress(self.TEXT)),
+            ("x.CSV.GZ", gzip.compress(self.TEXT, mtime=0)),
         ]:  # fmt: skip
             assert rows(name, content) == self.ROWS, name
 
@@ -401,7 +401,7 @@ class TestAFileThatIsNotWhatItsNameSays:
             ("x.parquet", b"a,b\n1,2\n", "x.parquet is not a Parquet file"),
             ("x.parquet", b"", "x.parquet is not a Parquet file"),
             ("x.parquet", b"PAR1 but not really", "x.parquet cannot be read as parquet"),
-            ("x.parquet.gz", gzip.compress(b"PAR1"), "x.parquet.gz is packed Parquet"),
+            ("x.parquet.gz", gzip.compress(b"PAR1", mtime=0), "x.parquet.gz is packed Parquet"),
             ("x.csv.gz", b"a,b\n1,2\n", "x.csv.gz is not gzip"),
             ("x.csv", b"PAR1\x00\x01", "x.csv is not csv text: it looks like a Parquet file"),
             ("x.csv", b"\x7fELF\x00\x00", "x.csv is not csv text: it looks like binary data"),
