@@ -13,12 +13,14 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import pyarrow as pa
 
-from elt_dagster.model import Checkpoint, CheckResult, LoadMode, SchemaDrift
+from elt_dagster.model import Checkpoint, CheckResult, DeleteMode, LoadMode, SchemaDrift
 from elt_dagster.model.run import SchemaChange
 from elt_dagster.sdk.connector import Config, Runtime, parse_config
 
 STATE_TABLE = "_elt_state"
 HISTORY_LENGTH = 20
+DELETED_AT = "_elt_deleted_at"
+"""UTC timestamp of when a row was found deleted; NULL for a living one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,21 @@ class StateMove:
     after_load: str
 
 
+@dataclass(frozen=True, slots=True)
+class RowRange:
+    """The rows of a table whose ``column`` is in the half-open span ``[start, end)``."""
+
+    column: str
+    start: datetime
+    end: datetime
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadPlan:
     """What a load does to its table.
 
-    ``columns`` are warehouse names with canonical types, in table order; descriptions ride in field metadata.
+    ``columns`` are warehouse names with canonical types, in table order; descriptions ride in field metadata. Batches may bring further columns
+    (schema drift), and `DELETED_AT`, which is a column of the table only when it is among ``columns``.
     """
 
     table: TableRef
@@ -77,13 +89,28 @@ class LoadPlan:
     """Keep one row per primary key: the highest cursor, then the last to arrive. Merge always does."""
     boundary: Checkpoint | None = None
     """For append: rows from this cursor value on may be in the table already and must not be doubled."""
+    replaces: RowRange | None = None
+    """For append and merge: these rows go in the same transaction before the staged ones come, as one partition of the table's history."""
+    deletes: DeleteMode = DeleteMode.HARD
+    """For merge and replace: what becomes of rows whose staged version carries `DELETED_AT`, and of those that a replace does not find again.
+
+    hard removes them, and the table has no such column; soft keeps their values and sets the column, which is among ``columns``; ignore keeps them as
+    they were (no staged row carries the mark). soft and ignore need a primary key, and a replace then takes no column away."""
+    history: bool = False
+    """For merge and replace with a primary key: keep versions of rows in ``<table>__history``, see `elt_dagster.destinations.history`."""
+    reset_history: bool = False
+    """Begin the history table anew with this commit."""
     drift: SchemaDrift = SchemaDrift.EVOLVE
     description: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What one `Load.commit` did, in rows; ``table_rows`` is the table's size afterwards."""
+    """What one `Load.commit` did, in rows; ``table_rows`` is the table's size afterwards.
+
+    ``rejected`` rows held a value that its column cannot take; they are in ``<table>__rejected`` (`elt_dagster.destinations.rejected`), the others in the table.
+    ``deleted`` are those removed or newly marked.
+    """
 
     inserted: int = 0
     updated: int = 0
@@ -106,7 +133,7 @@ class Load(ABC):
         """Make everything staged since the last commit visible, with ``checkpoint``, in one transaction.
 
         A load with mode append or merge may commit several times; a replace once. Also correct when nothing was staged: a replace
-        then leaves an empty table. Raises DestinationError (fence passed, table changed, type conflict) or TransientError (busy, or the state has moved on).
+        then leaves an empty table. Rows whose values do not fit are set aside and counted, and fail nothing. Raises DestinationError (fence passed, table changed, type conflict) or TransientError (busy, or the state has moved on).
         """
 
     @abstractmethod

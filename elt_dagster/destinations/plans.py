@@ -4,16 +4,19 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from elt_dagster.destinations.base import STATE_TABLE, LoadPlan, State
+from elt_dagster.destinations.base import DELETED_AT, STATE_TABLE, LoadPlan, State, TableRef
 from elt_dagster.destinations.drift import OURS, Fold, by_name, differences
 from elt_dagster.errors import ConfigError, DestinationError
-from elt_dagster.model import LoadMode
+from elt_dagster.model import DeleteMode, LoadMode
+from elt_dagster.model.names import suffixed
 
 
 def check_plan(plan: LoadPlan, fold: Fold) -> None:
     """Raise ConfigError for a plan that no table can take, whatever is in it."""
     if plan.mode is LoadMode.MERGE and not plan.primary_key:
         raise ConfigError(f"{plan.table} is to be merged and has no primary key.", fix="Set `primary_key`, or append.")
+    if keeps_rows(plan) or plan.history:
+        _check_keeping(plan)
     if fold(plan.table.name).startswith(STATE_TABLE):
         raise ConfigError(f"{plan.table} is the name of our own table.", fix="Give this stream another `table`.")
     known = by_name(plan.columns, fold)
@@ -22,6 +25,31 @@ def check_plan(plan: LoadPlan, fold: Fold) -> None:
             raise ConfigError(
                 f"{plan.table} has no column {name!r} for its key or cursor.", fix="Correct it, or stop excluding it."
             )
+
+
+def _check_keeping(plan: LoadPlan) -> None:
+    what = "have a history table" if plan.history else f"have deletes {plan.deletes.value}"
+    if plan.mode is LoadMode.APPEND:
+        raise ConfigError(f"{plan.table} is appended to and cannot {what}.", fix="Set load_mode merge or replace.")
+    if not plan.primary_key:
+        raise ConfigError(f"{plan.table} has no primary key and cannot {what}.", fix="Set `primary_key`.")
+
+
+def keeps_rows(plan: LoadPlan) -> bool:
+    """Whether rows that are gone at the source stay in the table, marked or not."""
+    return plan.deletes is not DeleteMode.HARD
+
+
+def arriving(plan: LoadPlan, arrived: Sequence[pa.Schema]) -> list[pa.Schema]:
+    """The shapes that arrived, without the deletion mark where the table has no such column."""
+    if DELETED_AT in plan.columns.names:
+        return list(arrived)
+    return [pa.schema([f for f in schema if f.name != DELETED_AT]) for schema in arrived]
+
+
+def companion(table: TableRef, suffix: str) -> TableRef:
+    """A table of ours beside ``table``; no stream's table can have its name, for names we make have no two underscores in a row."""
+    return TableRef(table.schema, suffixed(table.name, suffix))
 
 
 def needs_arrival(plan: LoadPlan) -> bool:

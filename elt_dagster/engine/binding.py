@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from elt_dagster.errors import ConfigError, NotFoundError, nearest
-from elt_dagster.model import LoadMode, Stream, TableBinding
+from elt_dagster.model import DeleteMode, LoadMode, Stream, TableBinding
 from elt_dagster.model.names import check_collisions
 from elt_dagster.model.types import is_orderable, type_name
 
@@ -43,6 +43,7 @@ def resolve_binding(binding: TableBinding, stream: Stream) -> ResolvedBinding:
         raise error
     if stream.schema is not None and cursor is not None:
         _check_cursor(cursor, stream.schema, stream, where)
+    _check_keeping(binding, mode, primary_key, where)
     if mode is LoadMode.MERGE and not primary_key:
         raise ConfigError(
             f"{where}: load_mode merge needs a primary key, and the source names none.",
@@ -62,6 +63,20 @@ def resolve_binding(binding: TableBinding, stream: Stream) -> ResolvedBinding:
         schema=schema,
         names=check_collisions(schema.names, what=where) if schema is not None else {},
     )
+
+
+def _check_keeping(binding: TableBinding, mode: LoadMode, primary_key: tuple[str, ...], where: str) -> None:
+    kept = binding.deletes in (DeleteMode.SOFT, DeleteMode.IGNORE)
+    what = "enabled_history_table" if binding.enabled_history_table else f"deletes {binding.deletes}" if kept else ""
+    if what and mode is LoadMode.APPEND:
+        raise ConfigError(
+            f"{where}: {what} does not go with load_mode append.", fix="Set load_mode to merge or replace."
+        )
+    if what and not primary_key:
+        raise ConfigError(
+            f"{where}: {what} needs a primary key, and the source names none.",
+            fix="Set primary_key to the columns that identify a row.",
+        )
 
 
 def _default_mode(binding: TableBinding, primary_key: tuple[str, ...], cursor: str | None) -> LoadMode:

@@ -7,14 +7,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from elt_dagster.destinations.base import LoadPlan, State, TableRef
+from elt_dagster.destinations.base import DELETED_AT, LoadPlan, State, TableRef
 from elt_dagster.engine.binding import ResolvedBinding
 from elt_dagster.errors import ConfigError
-from elt_dagster.model import Checkpoint, LoadMode, ReadRequest, RunMode, SyncMode, SyncSpec, Window
+from elt_dagster.model import Checkpoint, DeleteMode, LoadMode, ReadRequest, RunMode, SyncMode, SyncSpec, Window
 from elt_dagster.model.types import TIMESTAMP_UTC, column
 
 LOADED_AT = "_elt_loaded_at"
 RUN_ID = "_elt_run_id"
+DELETION_MARK = column(DELETED_AT, TIMESTAMP_UTC, description="When this row was found deleted at the source.")
 METADATA_COLUMNS = (
     column(LOADED_AT, TIMESTAMP_UTC, description="When elt_dagster wrote this row."),
     column(RUN_ID, pa.string(), description="The Dagster run that wrote this row."),
@@ -31,6 +32,8 @@ class RunContext:
     mode: RunMode = RunMode.INCREMENTAL
     fence: int = 0
     window: Window | None = None
+    reset_history: bool = False
+    """Whether a full refresh begins the history table anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +88,7 @@ def plan_stream(
     )
     load = LoadPlan(
         table=TableRef(sync.dataset, binding.table_name),
-        columns=target_schema(resolved, binding.hashed_columns, add_metadata=sync.add_metadata_columns),
+        columns=target_schema(resolved, add_metadata=sync.add_metadata_columns),
         mode=mode,
         binding_id=binding_id,
         load_id=run.load_id,
@@ -96,6 +99,9 @@ def plan_stream(
         cursor_field=warehouse_name(resolved.names, resolved.cursor_field) if resolved.cursor_field else None,
         deduplicate=resolved.load_mode is LoadMode.MERGE,
         boundary=_boundary(since, binding.lookback_seconds) if mode is LoadMode.APPEND else None,
+        deletes=binding.deletes or DeleteMode.HARD,
+        history=binding.enabled_history_table,
+        reset_history=run.reset_history and full,
         drift=sync.schema_drift,
         description=stream.description,
     )
@@ -111,13 +117,15 @@ def plan_stream(
     )
 
 
-def target_schema(resolved: ResolvedBinding, hashed: tuple[str, ...], *, add_metadata: bool) -> pa.Schema:
+def target_schema(resolved: ResolvedBinding, *, add_metadata: bool) -> pa.Schema:
     """The table's columns as far as they are known before reading: warehouse names, canonical types."""
+    binding = resolved.binding
     fields: list[pa.Field] = []
     for field in resolved.schema or ():
         name = resolved.names[field.name]
-        fields.append((field.with_type(pa.string()) if field.name in hashed else field).with_name(name))
-    return pa.schema([*fields, *(METADATA_COLUMNS if add_metadata else ())])
+        fields.append((field.with_type(pa.string()) if field.name in binding.hashed_columns else field).with_name(name))
+    marks = (DELETION_MARK,) if binding.deletes is DeleteMode.SOFT else ()
+    return pa.schema([*fields, *(METADATA_COLUMNS if add_metadata else ()), *marks])
 
 
 def warehouse_name(names: Mapping[str, str], source_column: str) -> str:

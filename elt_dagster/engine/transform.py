@@ -2,8 +2,9 @@
 
 import pyarrow as pa
 
-from elt_dagster.engine.plan import METADATA_COLUMNS, StreamPlan
+from elt_dagster.engine.plan import DELETION_MARK, METADATA_COLUMNS, StreamPlan
 from elt_dagster.errors import ContractError, SourceError
+from elt_dagster.model import DeleteMode, LoadMode
 from elt_dagster.model.compute import pc
 from elt_dagster.model.names import check_collisions
 from elt_dagster.model.types import canonical
@@ -20,8 +21,14 @@ class Transform:
         self._hasher: _Hasher | None = None
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """``batch`` with warehouse names and canonical types. Raises SourceError for a NULL in the primary key."""
+        """``batch`` with warehouse names and canonical types. Raises SourceError for a NULL in the primary key.
+
+        Rows that the source reports as deleted carry the time in ``_elt_deleted_at``; they are left out where deletes are ignored.
+        """
         self._check_keys(batch)
+        marks = self._deletion_marks(batch)
+        if marks is not None and self._plan.load.deletes is DeleteMode.IGNORE:
+            batch, marks = batch.filter(pc.is_null(marks)), None
         fields: list[pa.Field] = []
         arrays: list[pa.Array] = []
         names = self._names_of(batch.schema)
@@ -38,6 +45,9 @@ class Transform:
         if self._plan.add_metadata:
             fields += METADATA_COLUMNS
             arrays += self._stamps(batch.num_rows)
+        if marks is not None:
+            fields.append(DELETION_MARK)
+            arrays.append(marks)
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
     def close(self) -> None:
@@ -63,6 +73,14 @@ class Transform:
                     f"Stream {stream!r}: the primary key column {column!r} is NULL in {missing} of {batch.num_rows} rows.",
                     fix="Set primary_key to columns that are never NULL, or load without one (load_mode append or replace).",
                 )
+
+    def _deletion_marks(self, batch: pa.RecordBatch) -> pa.Array | None:
+        """When each row was deleted, NULL for the living; None where the source reports no deletes, or every row is kept as it comes."""
+        name = self._plan.resolved.stream.deleted_field
+        if name is None or self._plan.load.mode is LoadMode.APPEND or (index := batch.schema.get_field_index(name)) < 0:
+            return None
+        now = pa.scalar(self._plan.run.started_at, DELETION_MARK.type)
+        return pc.if_else(pc.fill_null(batch.column(index), False), now, pa.scalar(None, DELETION_MARK.type))
 
     def _hash(self, array: pa.Array) -> pa.Array:
         if self._hasher is None:

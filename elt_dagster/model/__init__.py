@@ -5,6 +5,7 @@ from elt_dagster.model.run import StreamResult
 from elt_dagster.model.stream import Catalog, Stream
 from elt_dagster.model.sync import ConnectionSpec, Execution, Project, Schedule, SyncSpec, TableBinding
 from elt_dagster.model.words import (
+    DeleteMode,
     ExecutionMode,
     LoadMode,
     RunMode,
@@ -22,6 +23,7 @@ __all__ = [
     "Checkpoint",
     "ConnectionSpec",
     "CursorValue",
+    "DeleteMode",
     "Execution",
     "ExecutionMode",
     "LoadMode",

@@ -35,6 +35,14 @@ def table_name(stream: str) -> str:
     return snake_case(stream.rpartition(".")[2] or stream)
 
 
+def suffixed(name: str, suffix: str) -> str:
+    """``name`` with ``suffix``; cut and given a hash where both together would be too long for a warehouse (in bytes)."""
+    room = MAX_LENGTH - len(suffix)
+    if len(name.encode()) <= room:
+        return name + suffix
+    return _hashed(name.encode()[: room - 9].decode(errors="ignore"), name) + suffix
+
+
 def slugify(name: str) -> str:
     """A slug for a display name: lower case words joined by hyphens."""
     return snake_case(name, max_length=60).strip("_").replace("_", "-")

@@ -25,6 +25,8 @@ class Stream:
     primary_key: tuple[str, ...] = ()
     cursor_field: str | None = None
     cursor_fields: tuple[str, ...] = ()
+    deleted_field: str | None = None
+    """A boolean column that is true for a row that is no more: the source's own delete feed. Such a row needs its key (and cursor), not its values."""
     ordered: bool = False
     """Batches come in cursor order, so that every batch may carry a checkpoint."""
     depends_on: tuple[str, ...] = ()
@@ -52,6 +54,7 @@ class Stream:
             "primary_key": list(self.primary_key),
             "cursor_field": self.cursor_field,
             "cursor_fields": list(self.cursor_fields),
+            "deleted_field": self.deleted_field,
             "ordered": self.ordered,
             "depends_on": list(self.depends_on),
             "description": self.description,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from elt_dagster.errors import nearest
 from elt_dagster.model.names import SLUG, snake_case, table_name
 from elt_dagster.model.schedule import check_cron
-from elt_dagster.model.words import ExecutionMode, LoadMode, SchemaDrift, SyncStatus, TriggerMode
+from elt_dagster.model.words import DeleteMode, ExecutionMode, LoadMode, SchemaDrift, SyncStatus, TriggerMode
 
 ConnectionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 MIN_FRESHNESS_SECONDS = 60  # Dagster's freshness policies refuse less
@@ -108,6 +108,10 @@ class TableBinding(Part):
     """Columns that never leave the source."""
     hashed_columns: tuple[str, ...] = ()
     """Columns replaced by a salted SHA-256 before they reach the warehouse."""
+    deletes: DeleteMode | None = None
+    """hard, soft or ignore: what happens to rows that a full refresh no longer finds, or that the source reports as deleted; by default hard."""
+    enabled_history_table: bool = False
+    """Keep every version of a row in `<table>__history`, with `_valid_from`, `_valid_to` and `_is_current`."""
     full_sync_always: bool = False
     """Every run reads everything and replaces the table."""
     full_sync_at_midnight: bool = False
@@ -144,6 +148,15 @@ class TableBinding(Part):
             raise ValueError("protected_from_full_sync contradicts full_sync_always and full_sync_at_midnight")
         if self.protected_from_full_sync and self.load_mode is LoadMode.REPLACE:
             raise ValueError("protected_from_full_sync contradicts load_mode replace, which reads everything each time")
+        if self.load_mode is LoadMode.APPEND and self.deletes is not None:
+            raise MisplacedError(
+                ("deletes",), "load_mode append keeps every row that ever came; deletes need merge or replace"
+            )
+        if self.load_mode is LoadMode.APPEND and self.enabled_history_table:
+            raise MisplacedError(
+                ("enabled_history_table",),
+                "load_mode append keeps every version already; a history table needs merge or replace",
+            )
         both = set(self.excluded_columns) & set(self.hashed_columns)
         if both:
             raise ValueError(f"columns {sorted(both)} are both excluded and hashed")

@@ -60,6 +60,14 @@ class SchemaDrift(StrEnum):
     DISCARD = "discard"
 
 
+class DeleteMode(StrEnum):
+    """What happens to a row that is gone at the source: remove it, mark it in ``_elt_deleted_at``, or leave it as it was."""
+
+    HARD = "hard"
+    SOFT = "soft"
+    IGNORE = "ignore"
+
+
 class TriggeredBy(StrEnum):
     """Who asked for a run."""
 

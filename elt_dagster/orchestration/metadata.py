@@ -57,7 +57,7 @@ def definition_metadata(
         STREAM: resolved.stream.name,
     }
     if resolved.schema is not None:
-        columns = target_schema(resolved, resolved.binding.hashed_columns, add_metadata=add_metadata_columns)
+        columns = target_schema(resolved, add_metadata=add_metadata_columns)
         metadata[COLUMN_SCHEMA] = table_schema(columns, resolved)
     if source_file is not None:
         metadata[CODE_REFERENCES] = _code_reference(source_file)
