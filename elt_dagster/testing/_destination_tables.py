@@ -162,6 +162,20 @@ class TableTests:
             ("widened", "id"), ("added", "new"), ("removed", "name")
         }  # fmt: skip
 
+    def test_a_column_that_the_source_drops_and_adds_again_goes_on(self, bench: Bench) -> None:
+        for mode in (APPEND, MERGE):
+            key: dict[str, Any] = {"primary_key": ("id",), "table": mode.value}
+            without = pa.schema([f for f in ROWS if f.name != "name"])
+            bench.load(mode, [(1, "a", 1)], **key)
+            gone = bench.load(mode, [(2, 2)], columns=without, **key)
+            assert gone.schema_changes == (), "what the source no longer has stays in the table"
+            again = bench.load(mode, [(3, "c", 3)], **key)
+            assert again.schema_changes == ()
+            assert bench.rows(mode.value) == [(1, "a", 1), (2, None, 2), (3, "c", 3)]
+            numbers = pa.schema([("id", pa.int64()), ("name", pa.int64()), ("at", pa.int64())])
+            bench.load(mode, [(4, 4, 4)], columns=numbers, **key)
+            assert bench.rows(mode.value)[-1] == (4, "4", 4), "it may come back with another type"
+
     # --- types and names
 
     @pytest.mark.parametrize("kind_name", list(EXTREMES))

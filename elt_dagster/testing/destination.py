@@ -24,11 +24,12 @@ from elt_dagster.destinations.base import Destination
 from elt_dagster.testing._destination_bench import Bench, Capabilities, array_of, batch_of, rows_of
 from elt_dagster.testing._destination_loads import LoadTests
 from elt_dagster.testing._destination_tables import TableTests
+from elt_dagster.testing._destination_versions import VersionTests
 
 __all__ = ["Bench", "Capabilities", "DestinationContract", "array_of", "batch_of", "rows_of"]
 
 
-class DestinationContract(LoadTests, TableTests):
+class DestinationContract(LoadTests, TableTests, VersionTests):
     """What `elt_dagster.destinations.base` promises, as tests."""
 
     warehouse: ClassVar[type[Destination[Any]]]
