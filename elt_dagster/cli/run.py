@@ -24,6 +24,7 @@ CANCELLED = 130
 @click.argument("sync")
 @click.option("--stream", "streams", multiple=True, metavar="NAME", help="Only this stream; may be repeated.")
 @click.option("--full-refresh", is_flag=True, help="Read everything again and replace the tables.")
+@click.option("--reset-history-table", is_flag=True, help="With --full-refresh: begin the history tables anew as well.")
 @click.option(
     "-w",
     "workspace_file",
@@ -31,17 +32,29 @@ CANCELLED = 130
     help="Dagster's workspace.yaml; default the webserver at $ELT_DAGSTER_WEBSERVER_URL, else the file in this folder.",
 )
 @command
-def run(session: Session, sync: str, streams: tuple[str, ...], full_refresh: bool, workspace_file: str | None) -> int:
+def run(
+    session: Session,
+    sync: str,
+    *,
+    streams: tuple[str, ...],
+    full_refresh: bool,
+    reset_history_table: bool,
+    workspace_file: str | None,
+) -> int:
     """Run SYNC now and watch it. The run is Dagster's: the UI shows it, and can re-execute it.
 
     Ctrl-C cancels the run; what it has committed stays. The exit code tells the class of what went wrong.
     """
     from elt_dagster.model import RunMode
 
+    if reset_history_table and not full_refresh:
+        raise click.UsageError("--reset-history-table goes with --full-refresh.")
     wanted = _wanted(session, sync, streams)
     mode = RunMode.FULL_REFRESH if full_refresh else RunMode.INCREMENTAL
     with session.runs(workspace_file) as runs:
-        run_id = runs.launch(sync, streams=list(streams) or None, run_mode=mode)
+        run_id = runs.launch(
+            sync, streams=list(streams) or None, run_mode=mode, reset_history_table=reset_history_table
+        )
         session.say(f"Run {run_id} of {sync}{' (full refresh)' if full_refresh else ''}")
         view = follow(session, runs, run_id, Board(wanted))
     session.answer(run_json(view), _result_table(view), _closing(view))

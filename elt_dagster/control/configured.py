@@ -81,6 +81,7 @@ class ConfiguredSync:
         run_id: str,
         run_mode: RunMode = RunMode.INCREMENTAL,
         window: Window | None = None,
+        reset_history: bool = False,
     ) -> StreamRead:
         """A lazy read of ``stream`` for one run. Raises NotFoundError when the sync does not load it."""
         binding = self.spec.binding(stream)
@@ -98,6 +99,7 @@ class ConfiguredSync:
             run_id=run_id,
             run_mode=run_mode,
             window=window,
+            reset_history=reset_history,
             salt=self.connections.salt,
             lease=lambda: self.connections.lease(binding_id, run_id),
         )

@@ -98,10 +98,13 @@ class Runs(Protocol):
         *,
         streams: Sequence[str] | None = None,
         run_mode: RunMode = RunMode.INCREMENTAL,
+        reset_history_table: bool = False,
         triggered_by: TriggeredBy = TriggeredBy.MANUAL,
         trigger_ref: str = "",
     ) -> str:
-        """Start a run of ``sync`` (its slug), of some ``streams`` only when given, and return its id."""
+        """Start a run of ``sync`` (its slug), of some ``streams`` only when given, and return its id.
+
+        A full refresh may also begin the history tables anew."""
         ...
 
     def get(self, run_id: str) -> RunView:

@@ -16,7 +16,7 @@ class ResolvedBinding:
     """A `TableBinding` with its stream's facts: nothing in it is None for want of a default.
 
     ``schema`` has the source's names of the columns that will be read, or None when only reading can tell. ``names`` maps them to the
-    warehouse's. ``primary_key`` and ``cursor_field`` are source names.
+    warehouse's. ``primary_key``, ``cursor_field`` and ``deleted_field`` are source names.
     """
 
     binding: TableBinding
@@ -24,6 +24,7 @@ class ResolvedBinding:
     load_mode: LoadMode
     primary_key: tuple[str, ...]
     cursor_field: str | None
+    deleted_field: str | None
     schema: pa.Schema | None
     names: dict[str, str]
 
@@ -60,9 +61,18 @@ def resolve_binding(binding: TableBinding, stream: Stream) -> ResolvedBinding:
         load_mode=mode,
         primary_key=primary_key,
         cursor_field=cursor,
+        deleted_field=_deleted_field(binding, stream, mode),
         schema=schema,
         names=check_collisions(schema.names, what=where) if schema is not None else {},
     )
+
+
+def _deleted_field(binding: TableBinding, stream: Stream, mode: LoadMode) -> str | None:
+    if mode is LoadMode.APPEND:
+        return None  # every row is kept as it comes
+    if binding.deleted_field is not None:
+        return binding.deleted_field
+    return None if stream.deleted_field in binding.excluded_columns else stream.deleted_field
 
 
 def _check_keeping(binding: TableBinding, mode: LoadMode, primary_key: tuple[str, ...], where: str) -> None:
@@ -101,6 +111,7 @@ def unknown_columns(binding: TableBinding, stream: Stream) -> Iterator[tuple[tup
     fields: dict[str, tuple[str, ...]] = {
         "primary_key": own_key if binding.primary_key is None else binding.primary_key,
         "cursor_field": (binding.cursor_field,) if binding.cursor_field else (),
+        "deleted_field": (binding.deleted_field,) if binding.deleted_field else (),
         "excluded_columns": binding.excluded_columns,
         "hashed_columns": binding.hashed_columns,
     }
@@ -109,7 +120,7 @@ def unknown_columns(binding: TableBinding, stream: Stream) -> Iterator[tuple[tup
         for i, column in enumerate(columns):
             if known is not None and column not in known:
                 yield (
-                    (name,) if name == "cursor_field" else (name, i),
+                    (name,) if name in ("cursor_field", "deleted_field") else (name, i),
                     NotFoundError(
                         f"stream {stream.name!r}: {name} names the column {column!r}, which the source does not have.",
                         fix=nearest(column, known),

@@ -62,6 +62,8 @@ class StreamRead:
     run_id: str
     run_mode: RunMode = RunMode.INCREMENTAL
     window: Window | None = None
+    reset_history: bool = False
+    """Whether a full refresh begins the history table anew."""
     salt: Callable[[], bytes] = bytes
     lease: Lease = field(default=lambda: nullcontext(0))
     commit_bytes: int = COMMIT_BYTES
@@ -83,6 +85,7 @@ class StreamRead:
                 mode=self.run_mode,
                 fence=fence,
                 window=self.window,
+                reset_history=self.reset_history,
             )
             exists = state is None or destination.columns(state.table) is not None
             plan = plan_stream(self.sync, resolved, self.binding_id, state, run, table_exists=exists)

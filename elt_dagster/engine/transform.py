@@ -4,7 +4,7 @@ import pyarrow as pa
 
 from elt_dagster.engine.plan import DELETION_MARK, METADATA_COLUMNS, StreamPlan
 from elt_dagster.errors import ContractError, SourceError
-from elt_dagster.model import DeleteMode, LoadMode
+from elt_dagster.model import DeleteMode
 from elt_dagster.model.compute import pc
 from elt_dagster.model.names import check_collisions
 from elt_dagster.model.types import canonical
@@ -76,11 +76,13 @@ class Transform:
 
     def _deletion_marks(self, batch: pa.RecordBatch) -> pa.Array | None:
         """When each row was deleted, NULL for the living; None where the source reports no deletes, or every row is kept as it comes."""
-        name = self._plan.resolved.stream.deleted_field
-        if name is None or self._plan.load.mode is LoadMode.APPEND or (index := batch.schema.get_field_index(name)) < 0:
+        name = self._plan.resolved.deleted_field
+        if name is None or (index := batch.schema.get_field_index(name)) < 0:
             return None
+        value = batch.column(index)
+        gone = pc.fill_null(value, False) if pa.types.is_boolean(value.type) else pc.is_valid(value)
         now = pa.scalar(self._plan.run.started_at, DELETION_MARK.type)
-        return pc.if_else(pc.fill_null(batch.column(index), False), now, pa.scalar(None, DELETION_MARK.type))
+        return pc.if_else(gone, now, pa.scalar(None, DELETION_MARK.type))
 
     def _hash(self, array: pa.Array) -> pa.Array:
         if self._hasher is None:

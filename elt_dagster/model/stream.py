@@ -26,7 +26,9 @@ class Stream:
     cursor_field: str | None = None
     cursor_fields: tuple[str, ...] = ()
     deleted_field: str | None = None
-    """A boolean column that is true for a row that is no more: the source's own delete feed. Such a row needs its key (and cursor), not its values."""
+    """The source's own delete feed: a column that is true (or, if it is not boolean, not NULL) for a row that is no more.
+
+    Such a row needs its key and cursor, not its other values."""
     ordered: bool = False
     """Batches come in cursor order, so that every batch may carry a checkpoint."""
     depends_on: tuple[str, ...] = ()

@@ -110,6 +110,8 @@ class TableBinding(Part):
     """Columns replaced by a salted SHA-256 before they reach the warehouse."""
     deletes: DeleteMode | None = None
     """hard, soft or ignore: what happens to rows that a full refresh no longer finds, or that the source reports as deleted; by default hard."""
+    deleted_field: str | None = None
+    """Column that tells a deleted row: true, or a date where it is no boolean; by default the source's own, if it has one."""
     enabled_history_table: bool = False
     """Keep every version of a row in `<table>__history`, with `_valid_from`, `_valid_to` and `_is_current`."""
     full_sync_always: bool = False
@@ -160,9 +162,13 @@ class TableBinding(Part):
         both = set(self.excluded_columns) & set(self.hashed_columns)
         if both:
             raise ValueError(f"columns {sorted(both)} are both excluded and hashed")
-        needed = {*(self.primary_key or ()), *([self.cursor_field] if self.cursor_field else [])}
+        needed = {*(self.primary_key or ()), self.cursor_field, self.deleted_field} - {None}
         if gone := needed & set(self.excluded_columns):
-            raise ValueError(f"columns {sorted(gone)} are excluded, but are the primary key or cursor")
+            raise ValueError(
+                f"columns {sorted(map(str, gone))} are excluded, but are the primary key, the cursor or the deletion mark"
+            )
+        if self.deleted_field in self.hashed_columns:
+            raise ValueError(f"the column {self.deleted_field!r} tells deleted rows and cannot be hashed")
         if self.cursor_field in self.hashed_columns:
             raise ValueError(f"the cursor column {self.cursor_field!r} cannot be hashed: hashes do not grow")
         return self

@@ -63,7 +63,9 @@ def _build_asset(props: BindingProps, spec: dg.AssetSpec, sync_keys: frozenset[d
         with dagster_errors(execution, attempt=context.retry_number, stream=stream):
             mode = sync_run.mode(context.run.tags)
             _keep_tags(context, sync, sync_keys, mode)
-            return with_discovered_stream(sync, sync.read(stream, run_id=context.run.run_id, run_mode=mode))
+            reset = sync_run.reset_history_table
+            read = sync.read(stream, run_id=context.run.run_id, run_mode=mode, reset_history=reset)
+            return with_discovered_stream(sync, read)
 
     return load
 

@@ -30,6 +30,11 @@ class SyncRun(dg.ConfigurableResource):  # type: ignore[type-arg]  # what it pro
         description="incremental goes on from the checkpoint; full_refresh reads everything and swaps the table.",
     )
 
+    reset_history_table: bool = Field(
+        default=False,
+        description="With a full refresh: begin the history tables anew instead of going on with them.",
+    )
+
     def mode(self, tags: Mapping[str, str]) -> RunMode:
         """The run mode of a run with ``tags``. Raises ConfigError for a tag that names none."""
         if self.run_mode is not None:
@@ -48,6 +53,9 @@ SYNC_RUN = SyncRun()
 """One object for all definitions: `Definitions.merge` refuses two different ones under the same key."""
 
 
-def run_config(run_mode: RunMode) -> dict[str, object]:
+def run_config(run_mode: RunMode, *, reset_history_table: bool = False) -> dict[str, object]:
     """Run config that asks for ``run_mode``."""
-    return {"resources": {SYNC_RUN_KEY: {"config": {"run_mode": run_mode.value}}}}
+    config: dict[str, object] = {"run_mode": run_mode.value}
+    if reset_history_table:
+        config["reset_history_table"] = True
+    return {"resources": {SYNC_RUN_KEY: {"config": config}}}

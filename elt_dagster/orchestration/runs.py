@@ -66,6 +66,7 @@ class GraphQLRuns:
         *,
         streams: Sequence[str] | None = None,
         run_mode: RunMode = RunMode.INCREMENTAL,
+        reset_history_table: bool = False,
         triggered_by: TriggeredBy = TriggeredBy.MANUAL,
         trigger_ref: str = "",
     ) -> str:
@@ -77,7 +78,7 @@ class GraphQLRuns:
         tags = trigger_tags(triggered_by, trigger_ref, run_mode)
         params = {
             "selector": selector,
-            "runConfigData": run_config(run_mode),
+            "runConfigData": run_config(run_mode, reset_history_table=reset_history_table),
             "executionMetadata": {"tags": [{"key": k, "value": v} for k, v in tags.items()]},
         }
         answer = self._ask(graphql.LAUNCH, {"params": params}, "launchRun", "LaunchRunSuccess")

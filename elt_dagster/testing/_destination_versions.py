@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -49,7 +50,7 @@ def versions(bench: Bench, columns: tuple[str, ...] = ("id", "name")) -> list[Ro
         by_key.setdefault(row[0], []).append(row[-3:])
     for spans in by_key.values():
         spans.sort()
-        for (_, end, current), (start, _, _) in zip(spans, spans[1:], strict=False):
+        for (_, end, current), (start, _, _) in pairwise(spans):
             assert not current, "only the last version of a key is current"
             assert end is not None, "a version ends when it is no more"
             assert end <= start, "the spans of a key do not overlap"

@@ -66,10 +66,12 @@ class PlayedRuns:
         *,
         streams: Sequence[str] | None = None,
         run_mode: RunMode = RunMode.INCREMENTAL,
+        reset_history_table: bool = False,
         triggered_by: TriggeredBy = TriggeredBy.MANUAL,
         trigger_ref: str = "",
     ) -> str:
-        self.launched.append({"sync": sync, "streams": streams, "run_mode": run_mode})
+        asked = {"sync": sync, "streams": streams, "run_mode": run_mode}
+        self.launched.append({**asked, "reset_history_table": True} if reset_history_table else asked)
         return "run-1"
 
     def get(self, run_id: str) -> RunView:

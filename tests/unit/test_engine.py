@@ -12,7 +12,17 @@ from elt_dagster.destinations.base import TableRef
 from elt_dagster.engine import StreamRead, resolve_binding
 from elt_dagster.engine.prefetch import prefetched
 from elt_dagster.errors import CancelledError, ConfigError, ContractError, NotFoundError, SourceError, TransientError
-from elt_dagster.model import Batch, Checkpoint, LoadMode, RunMode, Stream, StreamResult, SyncSpec, TableBinding
+from elt_dagster.model import (
+    Batch,
+    Checkpoint,
+    DeleteMode,
+    LoadMode,
+    RunMode,
+    Stream,
+    StreamResult,
+    SyncSpec,
+    TableBinding,
+)
 from elt_dagster.model.types import UUID
 from elt_dagster.testing.fakes import MemorySource, MemoryWarehouse
 
@@ -231,6 +241,17 @@ def test_a_cancelled_run_stops_between_batches_and_writes_nothing() -> None:
         ({"excluded_columns": ["emial"]}, NotFoundError, "Did you mean 'email'"),
         ({"excluded_columns": ["id", "Changed At", "email", "tag"]}, ConfigError, "every column is excluded"),
         ({"load_mode": "merge", "excluded_columns": ["id"]}, ConfigError, "merge needs a primary key"),
+        ({"deleted_field": "gone"}, NotFoundError, "deleted_field names the column 'gone'"),
+        (
+            {"load_mode": "replace", "primary_key": [], "deletes": "soft"},
+            ConfigError,
+            "deletes soft needs a primary key",
+        ),
+        (
+            {"primary_key": [], "cursor_field": "id", "enabled_history_table": True},
+            ConfigError,
+            "does not go with load_mode append",
+        ),
     ],
 )
 def test_a_binding_is_checked_against_its_stream(binding: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -255,3 +276,51 @@ def test_the_source_works_while_the_warehouse_does() -> None:
         assert 3 <= len(made) <= 4
     assert len(made) <= 5
     assert not [t for t in threading.enumerate() if t.name == "elt-source"]
+
+
+GONE = pa.schema([("id", pa.int64()), ("changed_at", pa.int64()), ("gone", pa.bool_())])
+FEED = Stream(
+    name="orders", schema=GONE, primary_key=("id",), cursor_field="changed_at", ordered=True, deleted_field="gone"
+)
+
+
+def feed(*rows: tuple[int, int, bool | None]) -> pa.Table:
+    return pa.table([list(column) for column in zip(*rows, strict=True)], schema=GONE)
+
+
+@pytest.mark.parametrize("deletes", [None, "hard", "soft"])
+def test_what_the_source_reports_as_deleted_carries_the_time(deletes: str | None) -> None:
+    bench = Bench(feed((1, 1, False), (2, 2, True), (3, 3, None)), FEED, deletes=deletes)
+    bench.run()
+    assert [row["_elt_deleted_at"] is not None for row in bench.loaded] == [False, True, False]
+    (plan,) = bench.warehouse.plans
+    assert plan.deletes is DeleteMode(deletes or "hard")
+    assert ("_elt_deleted_at" in plan.columns.names) == (deletes == "soft"), "only a table that marks has the column"
+
+
+def test_ignored_deletes_do_not_reach_the_warehouse() -> None:
+    bench = Bench(feed((1, 1, False), (2, 2, True), (3, 3, None)), FEED, deletes="ignore")
+    bench.run()
+    assert [row["id"] for row in bench.loaded] == [1, 3]
+    assert "_elt_deleted_at" not in bench.warehouse.tables[TABLE].column_names
+
+
+def test_an_append_takes_reported_deletes_as_rows_like_any_other() -> None:
+    bench = Bench(feed((1, 1, False), (2, 2, True)), FEED, load_mode="append")
+    bench.run()
+    assert [(row["id"], row["gone"]) for row in bench.loaded] == [(1, False), (2, True)]
+    assert "_elt_deleted_at" not in bench.warehouse.tables[TABLE].column_names
+
+
+def test_a_binding_may_name_the_column_that_tells_a_deleted_row() -> None:
+    bench = Bench(rows(1, 2), deleted_field="email")
+    bench.put(rows(1, 2).set_column(2, "email", pa.array([None, "left@example.com"])))
+    bench.run()
+    assert [row["_elt_deleted_at"] is not None for row in bench.loaded] == [False, True]
+
+
+def test_only_a_full_refresh_begins_a_history_anew() -> None:
+    bench = Bench(rows(1, 2), enabled_history_table=True)
+    bench.run(reset_history=True)
+    bench.run(reset_history=True, run_mode=RunMode.FULL_REFRESH)
+    assert [(p.history, p.reset_history) for p in bench.warehouse.plans] == [(True, False), (True, True)]
