@@ -13,6 +13,7 @@ from elt_dagster.model import Checkpoint, LoadMode
 APPEND, MERGE, REPLACE = LoadMode.APPEND, LoadMode.MERGE, LoadMode.REPLACE
 ROWS = pa.schema([("id", pa.int64()), ("name", pa.string()), ("at", pa.int64())])
 KEYED: dict[str, Any] = {"primary_key": ("id",), "cursor_field": "at"}
+TYPES_TEST, COMMENTS_TEST = "test_every_canonical_type_comes_back_exactly", "test_descriptions_become_comments"
 NASTY = (
     "select",
     'quo"te',
@@ -30,16 +31,31 @@ NASTY = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What a warehouse can and cannot do; the defaults are what we hope for."""
+    """What a warehouse can and cannot do; the defaults are what we hope for. `scripts/docs.py` makes a table of it for the reader."""
 
+    unsupported: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Name of a test of the contract -> why this warehouse cannot pass it. ``test_x`` stands for every parameter, ``test_x[append]`` for one.
+
+    The test runs all the same and has to fail, by an assertion or an error of ours (or NotImplementedError out of `run_sql`): a test that passes
+    although it is listed here is an error, and so is a name that no test has."""
+    stand_in: str = ""
+    """What the tests run against, where it is not the vendor's own warehouse; what passes there is shown as emulated."""
     missing_types: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Canonical type name -> why this warehouse does not give its values back exactly."""
+    """Canonical type name -> why this warehouse does not give its values back exactly; strict, as ``unsupported``."""
     many_columns: int = 500
     names: tuple[str, ...] = NASTY
     comments: bool = True
     """Whether descriptions of tables and columns are kept."""
     processes: bool = True
     """Whether a second process on this machine can reach the same warehouse."""
+
+    def refusal(self, test: str, parameter: str = "") -> str | None:
+        """Why the contract's test called ``test``, with this ``parameter`` (pytest's id), must fail here; None when it must pass."""
+        if test == TYPES_TEST and parameter in self.missing_types:
+            return self.missing_types[parameter]
+        if test == COMMENTS_TEST and not self.comments:
+            return "This warehouse keeps no comments."
+        return self.unsupported.get(f"{test}[{parameter}]", self.unsupported.get(test))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
