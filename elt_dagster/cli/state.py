@@ -77,26 +77,17 @@ def rewind(
 @state.command()
 @click.argument("sync")
 @click.argument("stream", required=False)
-@click.option("--yes", is_flag=True, help="Do not ask; needed where the next run would append rows a second time.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @command
 def reset(session: Session, sync: str, stream: str | None, *, yes: bool) -> None:
     """Forget the position of STREAM, or of every stream of SYNC: the next run starts from the beginning.
 
-    The table and its rows stay. A stream that is appended then has its rows twice; `elt-dagster run --full-refresh` is what replaces them.
+    The table and its rows stay, and none is doubled: rows that the table has already are recognised. `elt-dagster run --full-refresh` is what replaces them.
     """
     from elt_dagster.control.positions import plan_reset
-    from elt_dagster.errors import ConfigError
 
     configured = session.workspace.configured(sync)
     moves = plan_reset(configured, stream)
-    doubled = ", ".join(str(m.state.table) for m in moves if m.doubles)
-    if doubled and not yes:
-        raise ConfigError(
-            f"After a reset the next run appends every row of {doubled} once more.",
-            fix="Empty the table first and add --yes, or use `elt-dagster run --full-refresh` instead.",
-        )
-    if doubled:
-        session.say(f"The next run appends every row of {doubled} once more, unless the table is emptied.", "yellow")
     _carry_out(session, configured, moves, by="reset", yes=yes)
 
 

@@ -7,7 +7,7 @@ come from. Nothing here holds an open secret; `Connections.config` opens them in
 import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from elt_dagster.destinations.base import Destination
@@ -89,7 +89,7 @@ class ConfiguredSync:
             known = [b.name for b in self.spec.streams]
             raise NotFoundError(f"Sync {self.spec.slug!r} has no stream {stream!r}.", fix=nearest(stream, known))
         binding_id = self.binding_ids[stream]
-        return StreamRead(
+        read = StreamRead(
             sync=self.spec,
             binding=binding,
             binding_id=binding_id,
@@ -101,8 +101,8 @@ class ConfiguredSync:
             window=window,
             reset_history=reset_history,
             salt=self.connections.salt,
-            lease=lambda: self.connections.lease(binding_id, run_id),
         )
+        return replace(read, lease=lambda: self.connections.lease(read.state_id, run_id))
 
 
 def open_connector(connections: Connections, name: str, runtime: Runtime | None = None) -> Connector[Any]:

@@ -25,8 +25,6 @@ class PlannedMove:
     binding: TableBinding
     state: State
     after: Checkpoint
-    doubles: bool = False
-    """Whether the next run appends rows that the table has already."""
 
 
 def plan_rewind(
@@ -67,7 +65,7 @@ def plan_reset(sync: ConfiguredSync, stream: str | None = None) -> list[PlannedM
     states = {s.binding_id: s for s in sync.open_destination().states(sync.spec.dataset)}
     found = [(b, states.get(sync.binding_ids[b.name])) for b in wanted]
     return [
-        PlannedMove(b, state, Checkpoint(), doubles=_appends(sync, b))
+        PlannedMove(b, state, Checkpoint())
         for b, state in found
         if state is not None and state.checkpoint != Checkpoint()
     ]
@@ -98,10 +96,6 @@ def _binding(sync: ConfiguredSync, stream: str) -> TableBinding:
         known = [b.name for b in sync.spec.streams]
         raise NotFoundError(f"Sync {sync.spec.slug!r} has no stream {stream!r}.", fix=nearest(stream, known))
     return binding
-
-
-def _appends(sync: ConfiguredSync, binding: TableBinding) -> bool:
-    return sync.resolved(binding).load_mode is LoadMode.APPEND and not binding.full_sync_always
 
 
 def _of_load(history: Sequence[State], load: str, stream: str) -> State:

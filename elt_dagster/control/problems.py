@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from elt_dagster.errors import ConfigError, EltError, nearest
 from elt_dagster.model.names import SLUG, slugify
-from elt_dagster.model.sync import MisplacedError
+from elt_dagster.model.part import MisplacedError
 
 Path = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)

@@ -7,7 +7,7 @@ transaction: rows and state row). Nothing is visible before `commit`; an `abort`
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from types import TracebackType
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -57,11 +57,11 @@ class StateMove:
 
 @dataclass(frozen=True, slots=True)
 class RowRange:
-    """The rows of a table whose ``column`` is in the half-open span ``[start, end)``."""
+    """The rows of a table whose ``column`` is in the half-open span ``[start, end)``; bounds are dates for a date column, naive for a naive one."""
 
     column: str
-    start: datetime
-    end: datetime
+    start: datetime | date
+    end: datetime | date
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,7 +54,8 @@ def companion(table: TableRef, suffix: str) -> TableRef:
 
 def needs_arrival(plan: LoadPlan) -> bool:
     """Whether one row per key is to be kept, for which the order of arrival counts."""
-    return plan.mode is LoadMode.MERGE or (plan.deduplicate and bool(plan.primary_key))
+    by_key = plan.deduplicate or keeps_rows(plan) or plan.history
+    return plan.mode is LoadMode.MERGE or (by_key and bool(plan.primary_key))
 
 
 def row_identity(plan: LoadPlan, table: pa.Schema, columns: pa.Schema, fold: Fold) -> list[str]:
@@ -68,10 +69,20 @@ def row_identity(plan: LoadPlan, table: pa.Schema, columns: pa.Schema, fold: Fol
     ]  # fmt: skip
 
 
+def part_of_binding(binding_id: str, part: str) -> str:
+    """The id under which a part of a binding's rows (a window) keeps its own state."""
+    return f"{binding_id}@{part}"
+
+
+def whole_binding(binding_id: str) -> str:
+    """The binding whose rows a state is about, be it a part of them or all."""
+    return binding_id.partition("@")[0]
+
+
 def check_owner(plan: LoadPlan, states: Sequence[State], fold: Fold) -> State | None:
     """The state that names the plan's table, or None. Raises DestinationError when it is another binding's."""
     owner = next((s for s in states if fold(s.table.name) == fold(plan.table.name)), None)
-    if owner is not None and owner.binding_id != plan.binding_id:
+    if owner is not None and whole_binding(owner.binding_id) != whole_binding(plan.binding_id):
         raise DestinationError(
             f"{plan.table} is loaded by another stream (binding {owner.binding_id}).",
             fix="Give one of the two another `table`.",

@@ -14,11 +14,12 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from elt_dagster.destinations.base import Committed, Destination, Load
+from elt_dagster.destinations.base import Committed, Destination, Load, TableRef
 from elt_dagster.engine.binding import resolve_binding
 from elt_dagster.engine.plan import RunContext, StreamPlan, plan_stream
 from elt_dagster.engine.prefetch import prefetched
 from elt_dagster.engine.transform import Transform
+from elt_dagster.engine.windows import window_binding_id
 from elt_dagster.errors import CancelledError, ContractError, EltError
 from elt_dagster.model import Batch, Checkpoint, LoadMode, RunMode, Stream, StreamResult, SyncSpec, TableBinding, Window
 from elt_dagster.model.run import SchemaChange
@@ -77,7 +78,7 @@ class StreamRead:
         resolved = resolve_binding(self.binding, self.stream)
         destination = self.open_destination()
         with self.lease() as fence:
-            state = destination.state(self.sync.dataset, self.binding_id)
+            state = destination.state(self.sync.dataset, self.state_id)
             run = RunContext(
                 run_id=self.run_id,
                 load_id=uuid.uuid4().hex,
@@ -87,9 +88,15 @@ class StreamRead:
                 window=self.window,
                 reset_history=self.reset_history,
             )
-            exists = state is None or destination.columns(state.table) is not None
+            table = state.table if state is not None else TableRef(self.sync.dataset, self.binding.table_name)
+            exists = destination.columns(table) is not None
             plan = plan_stream(self.sync, resolved, self.binding_id, state, run, table_exists=exists)
             return _Pipeline(self, plan, destination, observe, cancelled).run()
+
+    @property
+    def state_id(self) -> str:
+        """Whose state and lease the load works with: the binding's, or its window's."""
+        return window_binding_id(self.binding_id, self.window) if self.window is not None else self.binding_id
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The transformed rows of a full read, without loading them anywhere: for previews and other people's IO managers."""
@@ -181,7 +188,7 @@ class _Pipeline:
             self.bytes += part.nbytes
             self.staged_bytes += part.nbytes
             self.batches += 1
-        if batch.checkpoint is not None:
+        if batch.checkpoint is not None and self.plan.request.window is None:
             self.checkpoint = batch.checkpoint
             if self._is_commit_due():
                 self._commit(load)
@@ -190,14 +197,17 @@ class _Pipeline:
             self.observe(Progress(stream, self.rows, self.bytes, time.perf_counter() - self.started))
 
     def _is_commit_due(self) -> bool:
-        if self.plan.load.mode is LoadMode.REPLACE or not self.staged_bytes:
+        if self.plan.load.mode is LoadMode.REPLACE or self.plan.request.window is not None or not self.staged_bytes:
             return False
         waited = time.perf_counter() - self.committed_at
         return self.staged_bytes >= self.read.commit_bytes or waited >= self.read.commit_seconds
 
     def _finish(self, load: Load) -> None:
         nothing_new = (
-            not self.staged_bytes and self.checkpoint == self.plan.before and self.plan.load.after_load is not None
+            self.plan.request.window is None  # an empty window empties its rows
+            and not self.staged_bytes
+            and self.checkpoint == self.plan.before
+            and self.plan.load.after_load is not None
         )
         if nothing_new and self.plan.load.mode is not LoadMode.REPLACE:
             # Nothing to write: the warehouse's lock is not worth taking for an unchanged state row.

@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from elt_dagster.engine.plan import DELETION_MARK, METADATA_COLUMNS, StreamPlan
-from elt_dagster.errors import ContractError, SourceError
+from elt_dagster.errors import ContractError, PrimaryKeyError
 from elt_dagster.model import DeleteMode
 from elt_dagster.model.compute import pc
 from elt_dagster.model.names import check_collisions
@@ -21,7 +21,7 @@ class Transform:
         self._hasher: _Hasher | None = None
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """``batch`` with warehouse names and canonical types. Raises SourceError for a NULL in the primary key.
+        """``batch`` with warehouse names and canonical types. Raises PrimaryKeyError for a NULL in the primary key.
 
         Rows that the source reports as deleted carry the time in ``_elt_deleted_at``; they are left out where deletes are ignored.
         """
@@ -69,9 +69,12 @@ class Transform:
             if index < 0:
                 raise ContractError(f"Stream {stream!r}: a batch lacks the primary key column {column!r}.")
             if missing := batch.column(index).null_count:
-                raise SourceError(
+                raise PrimaryKeyError(
                     f"Stream {stream!r}: the primary key column {column!r} is NULL in {missing} of {batch.num_rows} rows.",
                     fix="Set primary_key to columns that are never NULL, or load without one (load_mode append or replace).",
+                    column=column,
+                    missing=missing,
+                    rows=batch.num_rows,
                 )
 
     def _deletion_marks(self, batch: pa.RecordBatch) -> pa.Array | None:

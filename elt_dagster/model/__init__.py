@@ -2,6 +2,7 @@
 
 from elt_dagster.model.batch import Batch, Checkpoint, CheckResult, CursorValue, ReadRequest, Window, cursor_text
 from elt_dagster.model.run import StreamResult
+from elt_dagster.model.slicing import Slicing
 from elt_dagster.model.stream import Catalog, Stream
 from elt_dagster.model.sync import ConnectionSpec, Execution, Project, Schedule, SyncSpec, TableBinding
 from elt_dagster.model.words import (
@@ -32,6 +33,7 @@ __all__ = [
     "RunMode",
     "Schedule",
     "SchemaDrift",
+    "Slicing",
     "Stream",
     "StreamResult",
     "SyncMode",

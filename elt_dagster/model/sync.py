@@ -5,15 +5,14 @@ What depends on the source (does the stream exist, can the column be a cursor) i
 """
 
 import re
-from collections.abc import Sequence
 from typing import Annotated, Any
-from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from elt_dagster.errors import nearest
 from elt_dagster.model.names import SLUG, snake_case, table_name
+from elt_dagster.model.part import MisplacedError, Part
 from elt_dagster.model.schedule import check_cron
+from elt_dagster.model.slicing import Slicing, known_zone
 from elt_dagster.model.words import DeleteMode, ExecutionMode, LoadMode, SchemaDrift, SyncStatus, TriggerMode
 
 ConnectionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
@@ -24,22 +23,6 @@ _SYSTEM_SCHEMA = re.compile(r"information_schema|pg_.*", re.IGNORECASE)
 _OWNER = re.compile(r"team:.+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}")
 _TAG_KEY = re.compile(r"([\w.-]{1,63}/)?[\w.-]{1,63}", re.ASCII)
 _TAG_VALUE = re.compile(r"[\w.-]{0,63}", re.ASCII)
-
-
-class MisplacedError(ValueError):
-    """What a validator says of something deeper than the part it looks at: ``path`` leads there from that part."""
-
-    def __init__(self, path: Sequence[str | int], text: str) -> None:
-        super().__init__(text)
-        self.path = tuple(path)
-
-
-class Part(BaseModel):
-    """Base of everything a user writes."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, hide_input_in_errors=True, populate_by_name=True, use_attribute_docstrings=True
-    )
 
 
 class ConnectionSpec(Part):
@@ -64,13 +47,7 @@ class Schedule(Part):
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (KeyError, ValueError, OSError):
-            raise ValueError(
-                f"there is no time zone {value!r}. {nearest(value, sorted(available_timezones()))}"
-            ) from None
-        return value
+        return known_zone(value)
 
     @field_validator("cron")
     @classmethod
@@ -114,6 +91,8 @@ class TableBinding(Part):
     """Column that tells a deleted row: true, or a date where it is no boolean; by default the source's own, if it has one."""
     enabled_history_table: bool = False
     """Keep every version of a row in `<table>__history`, with `_valid_from`, `_valid_to` and `_is_current`."""
+    slicing: Slicing | None = None
+    """Windows of this stream, for execution_mode fan_out_window; by default the sync's."""
     full_sync_always: bool = False
     """Every run reads everything and replaces the table."""
     full_sync_at_midnight: bool = False
@@ -146,6 +125,11 @@ class TableBinding(Part):
 
     @model_validator(mode="after")
     def _flags_agree(self) -> "TableBinding":
+        if self.slicing is not None and (self.full_sync_always or self.full_sync_at_midnight):
+            raise MisplacedError(
+                ("slicing",),
+                "a stream that is loaded in windows has no full refresh; take full_sync_always and full_sync_at_midnight away",
+            )
         if self.protected_from_full_sync and (self.full_sync_always or self.full_sync_at_midnight):
             raise ValueError("protected_from_full_sync contradicts full_sync_always and full_sync_at_midnight")
         if self.protected_from_full_sync and self.load_mode is LoadMode.REPLACE:
@@ -200,6 +184,8 @@ class SyncSpec(Part):
     """manual, scheduled or on_create; by default scheduled where there is a schedule, else manual."""
     execution_mode: ExecutionMode = ExecutionMode.SEQUENTIAL
     """sequential, fan_out_entity or fan_out_window."""
+    slicing: Slicing | None = None
+    """For fan_out_window: the windows of every stream that can be read by time; the others are loaded whole."""
     execution: Execution = Execution()
     """Concurrency and retries."""
     freshness_sla_seconds: int | None = Field(default=None, ge=MIN_FRESHNESS_SECONDS)
@@ -251,6 +237,7 @@ class SyncSpec(Part):
             raise ValueError("trigger_mode scheduled needs a schedule")
         if any(s.full_sync_at_midnight for s in self.streams) and self.schedule is None:
             raise ValueError("full_sync_at_midnight needs a schedule, for its time zone")
+        self._check_slicing()
         seen: dict[str, str] = {}
         for i, binding in enumerate(self.streams):
             if binding.name in seen.values():
@@ -263,6 +250,23 @@ class SyncSpec(Part):
                 )
             seen[binding.table_name] = binding.name
         return self
+
+    def _check_slicing(self) -> None:
+        own = [i for i, binding in enumerate(self.streams) if binding.slicing is not None]
+        if self.execution_mode is ExecutionMode.FAN_OUT_WINDOW:
+            if self.slicing is None and not own:
+                raise ValueError("execution_mode fan_out_window needs `slicing`, of the sync or of a stream")
+        elif self.slicing is not None or own:
+            path = ("slicing",) if self.slicing is not None else ("streams", own[0], "slicing")
+            raise MisplacedError(path, "slicing needs execution_mode fan_out_window")
+
+    def slicing_of(self, binding: TableBinding) -> Slicing | None:
+        """How ``binding`` is cut into windows, with the zone filled in; None when it is loaded whole."""
+        slicing = binding.slicing or self.slicing
+        if slicing is None or binding.full_sync_always or binding.full_sync_at_midnight:
+            return None
+        zone = self.schedule.timezone if self.schedule is not None else "UTC"
+        return slicing if slicing.timezone else slicing.model_copy(update={"timezone": zone})
 
     @property
     def title(self) -> str:

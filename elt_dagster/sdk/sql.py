@@ -310,7 +310,9 @@ def _is_time(kind: pa.DataType) -> bool:
 
 
 def _as_kind(value: datetime, kind: pa.DataType) -> datetime:
-    """An end of a window for a column that knows no zone, or only one; a naive end is UTC."""
+    """An end of a window for a column that knows no zone, or only one; a naive end is UTC. For a date it is the day in the window's own zone."""
+    if pa.types.is_date(kind):
+        return value.replace(tzinfo=None)
     aware = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
     return aware if pa.types.is_timestamp(kind) and kind.tz else aware.replace(tzinfo=None)
 

@@ -99,16 +99,13 @@ def test_a_reset_merge_starts_again_and_ends_the_same(log: Elt) -> None:
     assert (position(log, "people"), rows("people")) == ("29", 30)
 
 
-def test_resetting_an_append_says_that_rows_double_and_wants_a_yes(log: Elt) -> None:
-    for refused in (log("state", "reset", "log", "lines"), log("state", "reset", "log")):
-        assert refused.code == 2
-        assert "appends every row of raw.lines once more" in refused.err
-    assert position(log, "lines") == position(log, "people") == "29"
+def test_after_a_reset_everything_is_read_again_and_nothing_doubled(log: Elt) -> None:
     done = log("state", "reset", "log", "--yes", "--json")
-    assert "once more" in done.err
     assert [m["stream"] for m in done.json] == ["lines", "people"]
+    assert (position(log, "lines"), position(log, "people")) == (None, None)
     run("run-4")
-    assert (rows("lines"), rows("people")) == (60, 30)
+    assert (rows("lines"), rows("people")) == (30, 30)
+    assert position(log, "lines") == "29"
 
 
 def test_nothing_to_forget_is_said(log: Elt) -> None:

@@ -1,0 +1,68 @@
+"""Cutting a stream's history into windows of time, one Dagster partition each."""
+
+import re
+from datetime import date
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import field_validator
+
+from elt_dagster.errors import nearest
+from elt_dagster.model.part import Part
+
+_CRONS = {
+    "1h": "0 * * * *",
+    **{f"{hours}h": f"0 */{hours} * * *" for hours in (2, 3, 4, 6, 8, 12)},
+    "1d": "0 0 * * *",
+    "1w": "0 0 * * 1",
+    "1mo": "0 0 1 * *",
+}
+WINDOWS = tuple(_CRONS)
+_HOURS = re.compile(r"(\d+)h")
+_ABOUT_HOURS = {"1d": 24, "1w": 168, "1mo": 730}
+MAX_PARTITIONS = 50_000
+"""Dagster's own advice ends between 25,000 and 100,000 partitions of an asset."""
+
+
+def known_zone(value: str) -> str:
+    """``value`` if it is an IANA time zone, else ValueError with the nearest one."""
+    try:
+        ZoneInfo(value)
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"there is no time zone {value!r}. {nearest(value, sorted(available_timezones()))}") from None
+    return value
+
+
+class Slicing(Part):
+    """How a stream's history is cut into windows of its cursor, for execution_mode fan_out_window."""
+
+    window: str = "1d"
+    """Length of a window: 1h, 2h, 3h, 4h, 6h, 8h, 12h, 1d, 1w (from Monday) or 1mo."""
+    start: date
+    """First day of the first window."""
+    timezone: str | None = None
+    """IANA zone in which days begin; by default the schedule's, else UTC."""
+    include_current: bool = False
+    """Whether the window that has not ended yet is one too. A schedule then loads it again and again."""
+
+    @field_validator("window")
+    @classmethod
+    def _known_window(cls, value: str) -> str:
+        if value not in _CRONS:
+            raise ValueError(f"{value!r} is no window; allowed: {', '.join(WINDOWS)}")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_timezone(cls, value: str | None) -> str | None:
+        return value if value is None else known_zone(value)
+
+    @property
+    def cron(self) -> str:
+        """When windows begin, as a cron expression."""
+        return _CRONS[self.window]
+
+    def count(self, until: date) -> int:
+        """About how many windows there are up to ``until``; 0 when ``start`` is later."""
+        match = _HOURS.fullmatch(self.window)
+        hours = int(match[1]) if match else _ABOUT_HOURS[self.window]
+        return max(0, (until - self.start).days * 24 // hours)
