@@ -7,7 +7,10 @@ EltError
 ├── AuthError               the user: the other side refused the credentials
 ├── TransientError          nobody: busy or unreachable; the same call may work later
 ├── SourceError             the source's owner: it answered with something we cannot use
+│   └── PrimaryKeyError     the source's owner: rows that nothing identifies
 ├── DestinationError        the warehouse's owner: it refused what we asked of it
+│   ├── DriftError          the user: the table's columns may not, or cannot, follow the source's
+│   └── RejectedError       the source's owner: no value of a column fits, so that nothing is left to load
 ├── CancelledError          nobody: a person or Dagster asked us to stop
 └── ContractError           the author of a connector or destination: it broke its contract
 
@@ -15,6 +18,7 @@ A message has two sentences: what happened and where; what to do (``fix``).
 Secrets, query strings and rows never enter a message.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -81,11 +85,40 @@ class SourceError(EltError):
     reason = "source_error"
 
 
+class PrimaryKeyError(SourceError):
+    """The key ``column`` is NULL in ``missing`` of the ``rows`` of a batch."""
+
+    def __init__(self, what: str, *, fix: str | None = None, column: str, missing: int, rows: int) -> None:
+        super().__init__(what, fix=fix)
+        self.column, self.missing, self.rows = column, missing, rows
+
+
 class DestinationError(EltError):
     """The warehouse refused what we asked of it."""
 
     exit_code = 6
     reason = "destination_error"
+
+
+class DriftError(DestinationError):
+    """The table's columns may not, or cannot, follow the source's.
+
+    ``differences`` are (column, type in the table, type at the source), the types None where there is no such column.
+    """
+
+    def __init__(
+        self, what: str, *, fix: str | None = None, differences: Sequence[tuple[str, str | None, str | None]] = ()
+    ) -> None:
+        super().__init__(what, fix=fix)
+        self.differences = tuple(differences)
+
+
+class RejectedError(DestinationError):
+    """All of the ``rejected`` rows of a load have values in ``columns`` that do not fit."""
+
+    def __init__(self, what: str, *, fix: str | None = None, rejected: int, columns: Sequence[str]) -> None:
+        super().__init__(what, fix=fix)
+        self.rejected, self.columns = rejected, tuple(columns)
 
 
 class ContractError(EltError):

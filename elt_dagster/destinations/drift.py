@@ -6,12 +6,13 @@ else meets becomes text; bytes meet nothing but bytes. An integer column that me
 53 bits; decimals that need more than 38 digits together become text, which keeps every digit.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 
-from elt_dagster.errors import DestinationError
+from elt_dagster.errors import DestinationError, DriftError
 from elt_dagster.model import SchemaDrift
 from elt_dagster.model.run import SchemaChange
 from elt_dagster.model.types import JSON, MAX_DECIMAL_DIGITS, type_name
@@ -97,6 +98,19 @@ class Evolution:
     changes: tuple[SchemaChange, ...] = ()
 
 
+class Difference(NamedTuple):
+    """A column that is not the same in the table and at the source: its type there and here, None where it is missing."""
+
+    column: str
+    table: str | None
+    source: str | None
+
+    def __str__(self) -> str:
+        if self.source is None:
+            return f"{self.column}: {self.table} in the table, not wanted"
+        return f"{self.column}: {self.table or 'missing'} in the table, {self.source} wanted"
+
+
 Fold = Callable[[str], str]
 """How a warehouse compares names: two names that fold alike are one column."""
 
@@ -136,15 +150,20 @@ def evolve(
 
 
 def differences(table: pa.Schema, planned: pa.Schema, fold: Fold) -> list[str]:
-    """Every difference in names and types, in words; columns of type null and ``_elt_`` columns differ from nothing."""
+    """`column_differences` in words."""
+    return [str(difference) for difference in column_differences(table, planned, fold)]
+
+
+def column_differences(table: pa.Schema, planned: pa.Schema, fold: Fold) -> list[Difference]:
+    """Every difference in names and types; columns of type null and ``_elt_`` columns differ from nothing."""
     have, want = by_name(table, fold), by_name(planned, fold)
-    lines = [
-        f"{field.name}: {_shown(have.get(name))} in the table, {_shown(field)} wanted"
+    found = [
+        Difference(field.name, _type(have.get(name)), _type(field))
         for name, field in want.items()
         if not pa.types.is_null(field.type) and (name not in have or have[name].type != field.type)
     ]
-    return lines + [
-        f"{field.name}: {_shown(field)} in the table, not wanted"
+    return found + [
+        Difference(field.name, _type(field), None)
         for name, field in have.items()
         if name not in want and not name.startswith(OURS)
     ]
@@ -159,7 +178,7 @@ def _new_table(planned: pa.Schema, incoming: pa.Schema, drift: SchemaDrift, fold
     expected = by_name(planned, fold)
     further = [f for f in incoming if fold(f.name) not in expected and not pa.types.is_null(f.type)]
     if further and drift is SchemaDrift.FREEZE:
-        raise _frozen(where, [f"{f.name}: {_shown(f)} arrived, not planned" for f in further])
+        raise _frozen(where, [Difference(f.name, None, _type(f)) for f in further])
     kept = [f for f in incoming if drift is SchemaDrift.EVOLVE or fold(f.name) in expected]
     # A table needs a column: where nothing but NULL was seen in any, text holds whatever comes.
     typed = [f for f in kept if not pa.types.is_null(f.type)] or [f.with_type(pa.string()) for f in kept]
@@ -216,7 +235,7 @@ def _refuse_differences(table: pa.Schema, incoming: pa.Schema, fold: Fold, where
         else f
         for f in incoming
     ]
-    if found := differences(table, pa.schema(fitting), fold):
+    if found := column_differences(table, pa.schema(fitting), fold):
         raise _frozen(where, found)
 
 
@@ -228,16 +247,18 @@ def _refuse_changed_values(table: pa.Schema, incoming: pa.Schema, fold: Fold, wh
         if known is None or _wider(known, field, where) == known.type:
             continue
         if not (pa.types.is_integer(known.type) and pa.types.is_integer(field.type)):
-            raise DestinationError(
+            raise DriftError(
                 f"{where}: column {known.name!r} is {_type(known)} and now gets {_type(field)}.",
                 fix="Set schema_drift to evolve, or exclude the column.",
+                differences=[Difference(known.name, _type(known), _type(field))],
             )
 
 
-def _frozen(where: str, found: list[str]) -> DestinationError:
-    return DestinationError(
-        f"The columns of {where} are frozen and differ from the source: {'; '.join(found)}.",
+def _frozen(where: str, found: Sequence[Difference]) -> DriftError:
+    return DriftError(
+        f"The columns of {where} are frozen and differ from the source: {'; '.join(map(str, found))}.",
         fix="Set schema_drift to evolve or discard, or change the table or the source.",
+        differences=found,
     )
 
 
@@ -255,9 +276,10 @@ def _refuse_twins(schema: pa.Schema, fold: Fold, where: str) -> None:
 def _wider(known: pa.Field, field: pa.Field, where: str) -> pa.DataType:
     kind = widen(known.type, field.type)
     if kind is None:
-        raise DestinationError(
+        raise DriftError(
             f"{where}: column {known.name!r} is {_type(known)} and now gets {_type(field)}; no type holds both.",
             fix="Exclude the column, or load it into a table of another name.",
+            differences=[Difference(known.name, _type(known), _type(field))],
         )
     return kind
 
@@ -270,7 +292,3 @@ def _change_kind(before: pa.Field | None, after: pa.Field) -> str:
 
 def _type(field: pa.Field | None) -> str | None:
     return None if field is None else type_name(field.type)
-
-
-def _shown(field: pa.Field | None) -> str:
-    return _type(field) or "missing"

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from elt_dagster.destinations.base import LoadPlan, TableRef
 from elt_dagster.destinations.plans import companion
-from elt_dagster.errors import DestinationError
+from elt_dagster.errors import RejectedError
 from elt_dagster.model.types import JSON, TIMESTAMP_UTC, column
 
 REJECTED_AT, REASON, ROW = "_elt_rejected_at", "_elt_reason", "_elt_row"
@@ -32,9 +32,11 @@ def rejected_table(table: TableRef) -> TableRef:
 
 
 def check_something_fits(plan: LoadPlan, *, staged: int, rejected: int, columns: Sequence[str]) -> None:
-    """Raise DestinationError for a replace of which nothing is left; ``columns`` are those whose values do not fit."""
+    """Raise RejectedError for a replace of which nothing is left; ``columns`` are those whose values do not fit."""
     if plan.mode.value == "replace" and staged and rejected >= staged:
-        raise DestinationError(
+        raise RejectedError(
             f"{plan.table}: no row of {staged} fits: values of {', '.join(columns)} do not fit the column's type. Nothing was committed.",
             fix="Set schema_drift to evolve, or exclude the column.",
+            rejected=rejected,
+            columns=columns,
         )
