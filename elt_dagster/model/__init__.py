@@ -1,6 +1,7 @@
 """The nouns of a sync: what a source offers, what was configured, what travels, what came of it."""
 
 from elt_dagster.model.batch import Batch, Checkpoint, CheckResult, CursorValue, ReadRequest, Window, cursor_text
+from elt_dagster.model.checks import Checks
 from elt_dagster.model.run import StreamResult
 from elt_dagster.model.slicing import Slicing
 from elt_dagster.model.stream import Catalog, Stream
@@ -22,6 +23,7 @@ __all__ = [
     "Catalog",
     "CheckResult",
     "Checkpoint",
+    "Checks",
     "ConnectionSpec",
     "CursorValue",
     "DeleteMode",

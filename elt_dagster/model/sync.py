@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from elt_dagster.model.checks import Checks
 from elt_dagster.model.names import SLUG, snake_case, table_name
 from elt_dagster.model.part import MisplacedError, Part
 from elt_dagster.model.schedule import check_cron
@@ -93,6 +94,8 @@ class TableBinding(Part):
     """Keep every version of a row in `<table>__history`, with `_valid_from`, `_valid_to` and `_is_current`."""
     slicing: Slicing | None = None
     """Windows of this stream, for execution_mode fan_out_window; by default the sync's."""
+    checks: Checks | None = None
+    """What is checked after each load of this stream; by default the sync's."""
     full_sync_always: bool = False
     """Every run reads everything and replaces the table."""
     full_sync_at_midnight: bool = False
@@ -192,6 +195,8 @@ class SyncSpec(Part):
     """How old the tables may get before Dagster says they are stale; at least 60, for Dagster's policies allow no less."""
     schema_drift: SchemaDrift = SchemaDrift.EVOLVE
     """What to do when the source's columns change."""
+    checks: Checks = Checks()
+    """What is checked after each load."""
     add_metadata_columns: bool = True
     """Add `_elt_loaded_at` and `_elt_run_id` to every table."""
     owners: tuple[str, ...] = ()

@@ -1,0 +1,45 @@
+"""What is checked after a load, and how strictly: the words of a sync's ``checks``."""
+
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from elt_dagster.model.part import Part
+
+
+class KeyCheck(Part):
+    """Whether the primary key is unique and never NULL."""
+
+    enabled: bool = True
+    """Whether it is checked."""
+    max_rows: int = Field(default=1_000_000, ge=0)
+    """Where the load does not make keys unique by itself (replace, append), the table's keys are counted after each load up to this many rows."""
+
+
+class VolumeCheck(Part):
+    """Whether far fewer rows came than used to."""
+
+    enabled: bool = True
+    """Whether it is checked."""
+    min_ratio: float = Field(default=0.5, gt=0, le=1)
+    """The least share of the usual number of rows that is no reason to warn."""
+    history: int = Field(default=10, ge=3, le=100)
+    """How many earlier loads say what is usual; with fewer than 3 of them nothing is said."""
+
+
+class Checks(Part):
+    """What Dagster is told about the quality of each load. Every check may be switched off with `false`."""
+
+    schema_drift: bool = True
+    """Warn when the table's columns changed; fail when they should have and are frozen."""
+    primary_key: KeyCheck = KeyCheck()
+    """Whether the primary key is unique and never NULL."""
+    rejected_rows: bool = True
+    """Warn when rows did not fit the table and were set aside in `<table>__rejected`."""
+    volume: VolumeCheck = VolumeCheck()
+    """Whether far fewer rows came than used to."""
+
+    @field_validator("primary_key", "volume", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        return {"enabled": value} if isinstance(value, bool) else value
