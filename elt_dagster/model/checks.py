@@ -2,25 +2,33 @@
 
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 
 from elt_dagster.model.part import Part
 
 
-class KeyCheck(Part):
-    """Whether the primary key is unique and never NULL."""
+class Switched(Part):
+    """Settings of a check that may also be written as `true` or `false`."""
 
     enabled: bool = True
     """Whether it is checked."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        return {"enabled": value} if isinstance(value, bool) else value
+
+
+class KeyCheck(Switched):
+    """Whether the primary key is unique and never NULL."""
+
     max_rows: int = Field(default=1_000_000, ge=0)
     """Where the load does not make keys unique by itself (replace, append), the table's keys are counted after each load up to this many rows."""
 
 
-class VolumeCheck(Part):
+class VolumeCheck(Switched):
     """Whether far fewer rows came than used to."""
 
-    enabled: bool = True
-    """Whether it is checked."""
     min_ratio: float = Field(default=0.5, gt=0, le=1)
     """The least share of the usual number of rows that is no reason to warn."""
     history: int = Field(default=10, ge=3, le=100)
@@ -38,8 +46,3 @@ class Checks(Part):
     """Warn when rows did not fit the table and were set aside in `<table>__rejected`."""
     volume: VolumeCheck = VolumeCheck()
     """Whether far fewer rows came than used to."""
-
-    @field_validator("primary_key", "volume", mode="before")
-    @classmethod
-    def _switch(cls, value: Any) -> Any:
-        return {"enabled": value} if isinstance(value, bool) else value
