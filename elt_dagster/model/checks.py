@@ -20,14 +20,14 @@ class Switched(Part):
 
 
 class KeyCheck(Switched):
-    """Whether the primary key is unique and never NULL."""
+    """How the primary key is checked."""
 
     max_rows: int = Field(default=1_000_000, ge=0)
     """Where the load does not make keys unique by itself (replace, append), the table's keys are counted after each load up to this many rows."""
 
 
 class VolumeCheck(Switched):
-    """Whether far fewer rows came than used to."""
+    """When too few rows are a reason to warn."""
 
     min_ratio: float = Field(default=0.5, gt=0, le=1)
     """The least share of the usual number of rows that is no reason to warn."""
@@ -41,8 +41,8 @@ class Checks(Part):
     schema_drift: bool = True
     """Warn when the table's columns changed; fail when they should have and are frozen."""
     primary_key: KeyCheck = KeyCheck()
-    """Whether the primary key is unique and never NULL."""
+    """Fail when the primary key is NULL or not unique."""
     rejected_rows: bool = True
     """Warn when rows did not fit the table and were set aside in `<table>__rejected`."""
     volume: VolumeCheck = VolumeCheck()
-    """Whether far fewer rows came than used to."""
+    """Warn when far fewer rows came than used to, or were left in the table."""
