@@ -4,21 +4,30 @@ The transaction checks owner and fence, makes or alters the table from our own D
 enter Python: all of it is SQL over the staged Arrow tables or Parquet files.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
 import duckdb
 import pyarrow as pa
 
+from elt_dagster.destinations._duckdb_deletes import apply_marks, clear_window, living, mark_missing
 from elt_dagster.destinations._duckdb_file import DatabaseFile, Session, explained
-from elt_dagster.destinations._duckdb_rows import STAGED, insert, insert_new, keep_last, merge, misfits, view_staged
+from elt_dagster.destinations._duckdb_history import keep_history
+from elt_dagster.destinations._duckdb_rejected import set_aside
+from elt_dagster.destinations._duckdb_rows import insert, insert_new, keep_last, merge
+from elt_dagster.destinations._duckdb_staged import STAGED, count_misfits, is_marked, misfits, view_staged
 from elt_dagster.destinations._duckdb_table import Found, alter, create, find, planned_evolution, save_state, swap
 from elt_dagster.destinations._duckdb_types import folded
 from elt_dagster.destinations.base import Committed, Load, LoadPlan, TableRef
 from elt_dagster.destinations.drift import Evolution
 from elt_dagster.destinations.files import Part, Staging
-from elt_dagster.destinations.plans import needs_arrival, row_identity
+from elt_dagster.destinations.plans import keeps_rows, needs_arrival, row_identity
+from elt_dagster.destinations.rejected import check_something_fits
 from elt_dagster.destinations.sql import quote
 from elt_dagster.destinations.state import check_state, next_state
-from elt_dagster.errors import ContractError, DestinationError
-from elt_dagster.model import Checkpoint, LoadMode
+from elt_dagster.errors import ContractError
+from elt_dagster.model import Checkpoint, DeleteMode, LoadMode
 from elt_dagster.sdk.connector import Runtime
 
 _MISFIT = (duckdb.ConversionException, duckdb.OutOfRangeException, duckdb.InvalidInputException)
@@ -42,17 +51,19 @@ class DuckDBLoad(Load):
             self._staging.add(batch)
 
     def commit(self, checkpoint: Checkpoint | None) -> Committed:
-        """See `Load.commit`."""
+        """See `Load.commit`. Only when a value does not fit is everything done once more, with the rows that do not fit set aside."""
         if self._plan.mode is LoadMode.REPLACE and self._commits:
             raise ContractError(f"A replace of {self._plan.table} was committed twice.")
         parts = self._staging.parts()
         with self._file.open(write=True, temporary=self._staging.work_folder()) as session:
-            session.run("BEGIN TRANSACTION")
             try:
-                committed, seen = self._write(session, parts, checkpoint)
-                session.run("COMMIT")
+                committed, seen = self._transact(session, parts, checkpoint)
             except duckdb.Error as error:
-                raise self._explained(session, parts, error) from None
+                wrong = self._misfits(session, parts, error)
+                try:
+                    committed, seen = self._transact(session, parts, checkpoint, misfits=wrong)
+                except duckdb.Error as again:
+                    raise self._explained(again) from None
         self._seen = seen
         self._commits += 1
         self._staging.clear()
@@ -62,74 +73,105 @@ class DuckDBLoad(Load):
         """Throw away what was staged since the last commit."""
         self._staging.clear()
 
+    def _transact(
+        self, session: Session, parts: list[Part], checkpoint: Checkpoint | None, misfits: Sequence[str] = ()
+    ) -> tuple[Committed, pa.Table | None]:
+        session.run("BEGIN TRANSACTION")
+        done = self._write(session, parts, checkpoint, misfits)
+        session.run("COMMIT")
+        return done
+
     def _write(
-        self, session: Session, parts: list[Part], checkpoint: Checkpoint | None
+        self, session: Session, parts: list[Part], checkpoint: Checkpoint | None, misfits: Sequence[str]
     ) -> tuple[Committed, pa.Table | None]:
         plan = self._plan
         session.run(f"CREATE SCHEMA IF NOT EXISTS {quote(session.catalog)}.{quote(plan.table.schema)}")
         before = find(session, plan)
         check_state(plan, before.state, first=not self._commits)
+        now = self._now(before)
         evolution = planned_evolution(plan, before.columns, [part.schema for part in parts])
-        self._columns = evolution.columns
-        self._file.suit(session, len(evolution.columns))
-        view_staged(session, parts, evolution.columns, numbered=needs_arrival(plan))
-        if plan.mode is LoadMode.REPLACE:
-            committed, seen = self._replace(session, before, evolution), None
+        columns = self._columns = evolution.columns
+        self._file.suit(session, len(columns))
+        view_staged(session, plan, parts, columns, numbered=needs_arrival(plan), lenient=bool(misfits))
+        rejected = self._set_aside(session, parts, misfits, now) if misfits else 0
+        marked = is_marked(parts)
+        if plan.mode is LoadMode.REPLACE and not keeps_rows(plan):
+            committed, seen = self._replace(session, before, evolution, marked=marked), None
         else:
-            committed, seen = self._add(session, before, evolution)
-        save_state(session, next_state(plan, before.state, checkpoint, self._runtime.now()))
-        return committed, seen
+            committed, seen = self._add(session, before, evolution, now, marked=marked)
+        if plan.history:
+            keep_history(session, plan, columns, now, first=not self._commits)
+        save_state(session, next_state(plan, before.state, checkpoint, now))
+        return replace(committed, rejected=rejected, columns=columns, schema_changes=evolution.changes), seen
 
-    def _replace(self, session: Session, before: Found, evolution: Evolution) -> Committed:
+    def _now(self, before: Found) -> datetime:
+        """The commit's time, never before that of the last one: a clock that was set back would make versions overlap."""
+        return max(self._runtime.now(), before.loaded_at or datetime.min.replace(tzinfo=UTC))
+
+    def _set_aside(self, session: Session, parts: list[Part], misfits: Sequence[str], now: datetime) -> int:
+        rejected = count_misfits(session)
+        check_something_fits(self._plan, staged=self._staging.rows, rejected=rejected, columns=misfits)
+        set_aside(session, self._plan, parts, self._columns, now)
+        return rejected
+
+    def _replace(self, session: Session, before: Found, evolution: Evolution, *, marked: bool) -> Committed:
         plan = self._plan
         beside = TableRef(plan.table.schema, f"{plan.table.name}__elt_{plan.load_id}")
+        rows = living(self._rows(session)) if marked else self._rows(session)
         create(session, session.table(beside), evolution.columns, plan.description)
-        inserted = insert(session, session.table(beside), self._rows(session), evolution.columns)
+        inserted = insert(session, session.table(beside), rows, evolution.columns)
         deleted = _count(session, plan.table) if before.columns is not None else 0
         swap(session, beside, plan.table)
-        return Committed(
-            inserted=inserted, deleted=deleted, table_rows=inserted,
-            columns=evolution.columns, schema_changes=evolution.changes,
-        )  # fmt: skip
+        return Committed(inserted=inserted, deleted=deleted, table_rows=inserted)
 
-    def _add(self, session: Session, before: Found, evolution: Evolution) -> tuple[Committed, pa.Table | None]:
+    def _add(
+        self, session: Session, before: Found, evolution: Evolution, now: datetime, *, marked: bool
+    ) -> tuple[Committed, pa.Table | None]:
         plan, columns, table = self._plan, evolution.columns, session.table(self._plan.table)
-        updated, seen = 0, self._seen
+        by_key, was_there = plan.mode is not LoadMode.APPEND, before.columns is not None
+        inserted = updated = deleted = 0
+        seen = self._seen
         if before.columns is None:
             create(session, table, columns, plan.description)
         else:
             alter(session, table, before, evolution, plan.description)
-        if before.columns is not None and plan.mode is LoadMode.MERGE:
-            inserted, updated = merge(session, table, self._rows(session), plan.primary_key, columns)
+        reads_all = plan.mode is LoadMode.REPLACE or plan.replaces is not None
+        if was_there and reads_all and not self._commits:
+            deleted = clear_window(session, plan, table, columns)
+        rows = self._rows(session)
+        if was_there and by_key:
+            if marked:
+                rows, gone = apply_marks(session, plan, table, rows, columns)
+                deleted += gone
+            inserted, updated = merge(session, table, rows, plan.primary_key, columns)
+            if reads_all and plan.deletes is DeleteMode.SOFT and not self._commits:
+                deleted += mark_missing(session, plan, table, columns, now)
         elif before.columns is not None and plan.boundary is not None and plan.cursor_field and self._staging.rows:
             identity = row_identity(plan, before.columns, columns, folded)
             inserted, seen = insert_new(
-                session, table, self._rows(session), columns, identity=identity, cursor=plan.cursor_field, seen=seen
+                session, table, rows, columns, identity=identity, cursor=plan.cursor_field, seen=seen
             )
         else:
-            inserted = insert(session, table, self._rows(session), columns)
-        committed = Committed(
-            inserted=inserted, updated=updated, table_rows=_count(session, plan.table),
-            columns=columns, schema_changes=evolution.changes,
-        )  # fmt: skip
-        return committed, seen
+            if marked and by_key and plan.deletes is not DeleteMode.SOFT:
+                rows = living(rows)
+            inserted = insert(session, table, rows, columns)
+        table_rows = _count(session, plan.table)
+        return Committed(inserted=inserted, updated=updated, deleted=deleted, table_rows=table_rows), seen
 
     def _rows(self, session: Session) -> str:
         plan = self._plan
         return keep_last(session, plan.primary_key, plan.cursor_field) if needs_arrival(plan) else STAGED
 
-    def _explained(self, session: Session, parts: list[Part], error: duckdb.Error) -> Exception:
-        doing = f"loading {self._plan.table}"
-        if not isinstance(error, _MISFIT):
-            return explained(error, doing)
-        session.run("ROLLBACK")
-        wrong = misfits(session, parts, self._columns)
-        if not wrong:
-            return explained(error, doing)
-        return DestinationError(
-            f"{self._plan.table}: values of {', '.join(wrong)} do not fit the column's type. Nothing was committed.",
-            fix="Set schema_drift to evolve, or exclude the column.",
-        )
+    def _misfits(self, session: Session, parts: list[Part], error: duckdb.Error) -> list[str]:
+        """The columns whose values made the load fail. Raises what ``error`` says when that was not the reason."""
+        if isinstance(error, _MISFIT):
+            session.run("ROLLBACK")
+            if wrong := misfits(session, self._plan, parts, self._columns):
+                return wrong
+        raise self._explained(error) from None
+
+    def _explained(self, error: duckdb.Error) -> Exception:
+        return explained(error, f"loading {self._plan.table}")
 
 
 def _count(session: Session, table: TableRef) -> int:

@@ -1,42 +1,19 @@
 """How staged rows get into a DuckDB table: all at once, those that are not there yet, or by primary key. Pure SQL, counted exactly."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pyarrow as pa
 
 from elt_dagster.destinations._duckdb_file import Session
-from elt_dagster.destinations._duckdb_types import DIALECT, converted, folded, staged
-from elt_dagster.destinations.drift import OURS, by_name
-from elt_dagster.destinations.files import ARRIVAL, Part
-from elt_dagster.destinations.sql import literal, no_key, quote, quoted, same_key
+from elt_dagster.destinations._duckdb_staged import STAGED
+from elt_dagster.destinations._duckdb_types import folded
+from elt_dagster.destinations.base import DELETED_AT
+from elt_dagster.destinations.drift import OURS
+from elt_dagster.destinations.files import ARRIVAL
+from elt_dagster.destinations.sql import no_key, quote, quoted, same_key
 
-STAGED = "_elt_staged"
 _TWICE, _SEEN = "_elt_twice", "_elt_seen"
 _COMING, _THERE, _MATCHES, _UNCHANGED = "_elt_coming", "_elt_there", "_elt_matches", "_elt_unchanged"
-
-
-def view_staged(session: Session, parts: Sequence[Part], columns: pa.Schema, *, numbered: bool) -> None:
-    """Show all parts as the temporary view `STAGED`, in the table's ``columns`` and types, plus `ARRIVAL` when ``numbered``."""
-    selects = [_select(_source(session, part, i), part.schema, columns, numbered) for i, part in enumerate(parts)]
-    nothing = _select("(SELECT NULL)", pa.schema([]), columns, numbered) + " WHERE false"
-    session.run(f"CREATE OR REPLACE TEMP VIEW {STAGED} AS {' UNION ALL '.join(selects or [nothing])}")
-
-
-def misfits(session: Session, parts: Sequence[Part], columns: pa.Schema) -> list[str]:
-    """Columns in which some staged value cannot become the column's type; asked only after a load failed."""
-    found: list[str] = []
-    targets = by_name(columns, folded)
-    for index, part in enumerate(parts):
-        source = _source(session, part, index)
-        for field in part.schema:
-            to = targets.get(folded(field.name))
-            if to is not None and not pa.types.is_null(field.type) and not pa.types.is_interval(field.type):
-                value, kind = quote(field.name), DIALECT.column_type(to.type)
-                fails = f"{value} IS NOT NULL AND TRY_CAST({value} AS {kind}) IS NULL"
-                if session.value(f"SELECT 1 FROM {source} WHERE {fails} LIMIT 1"):
-                    found.append(field.name)
-    return sorted(set(found))
 
 
 def insert(session: Session, table: str, source: str, columns: pa.Schema) -> int:
@@ -62,9 +39,9 @@ def keep_last(session: Session, primary_key: Sequence[str], cursor: str | None) 
 def merge(session: Session, table: str, source: str, primary_key: Sequence[str], columns: pa.Schema) -> tuple[int, int]:
     """Rows of ``source`` (one per key) replace those of the same key; returns how many were inserted and updated.
 
-    A row that is equal in all but the ``_elt_`` columns stays as it is, and keeps its load time.
+    A row that is equal in all but the ``_elt_`` columns stays as it is, and keeps its load time; one that was marked as deleted is an update.
     """
-    keys, content = quoted(primary_key), _content(columns, primary_key)
+    keys, content = quoted(primary_key), content_hash(columns, primary_key)
     # Both sides are brought down to key and hash before they meet: in one statement DuckDB carries all columns into the join, which
     # takes four times as long and for a million rows of 60 columns more memory than there is.
     session.run(f"CREATE TEMP TABLE {_COMING} AS SELECT {keys}, {ARRIVAL}, {content} AS _elt_content FROM {source}")
@@ -137,40 +114,18 @@ def _fingerprint(names: Sequence[str]) -> str:
     return f"unhex(md5(CAST(to_json([{values}]) AS VARCHAR)))"
 
 
-def _content(columns: pa.Schema, primary_key: Sequence[str]) -> str:
-    """64 bits over all but the key and our own columns: a join that carried the values themselves would need memory for all of them.
+def content_hash(columns: pa.Schema, primary_key: Sequence[str], prefix: str = "") -> str:
+    """64 bits over all but the key and our own columns, but for whether the row is deleted: a join that carried the values themselves would need memory for all of them.
 
     A change of one column of at most 64 bits is never missed, any other with a chance of one in 2^64. Intervals are taken as text,
-    for '1 month' and '30 days' are equal otherwise.
+    for '1 month' and '30 days' are equal otherwise. ``prefix`` goes before each column.
     """
     keys = {folded(name) for name in primary_key}
     values = [
-        f"CAST({quote(f.name)} AS VARCHAR)" if pa.types.is_interval(f.type) else quote(f.name)
+        f"CAST({prefix}{quote(f.name)} AS VARCHAR)" if pa.types.is_interval(f.type) else prefix + quote(f.name)
         for f in columns
         if not f.name.startswith(OURS) and folded(f.name) not in keys
     ]
+    if DELETED_AT in columns.names:
+        values.append(f"{prefix}{quote(DELETED_AT)} IS NULL")
     return f"hash({', '.join(values)})" if values else "1"
-
-
-def _source(session: Session, part: Part, index: int) -> str:
-    if not isinstance(part.data, Path):
-        name = f"_elt_part_{index}"
-        session.connection.register(name, part.data)
-        return name
-    path = "".join(f"[{c}]" if c in "*?[" else c for c in str(part.data))  # read_parquet takes a pattern
-    return f"read_parquet({literal(path)}, hive_partitioning = false)"
-
-
-def _select(source: str, schema: pa.Schema, columns: pa.Schema, numbered: bool) -> str:
-    have = by_name(schema, folded)
-    terms: list[str] = []
-    for field in columns:
-        found = have.get(folded(field.name))
-        if found is None or pa.types.is_null(found.type):
-            value = f"CAST(NULL AS {DIALECT.column_type(field.type)})"
-        else:
-            value = converted(staged(quote(found.name), found.type), found.type, field.type)
-        terms.append(f"{value} AS {quote(field.name)}")
-    if numbered:
-        terms.append(ARRIVAL if schema.names else f"CAST(NULL AS BIGINT) AS {ARRIVAL}")
-    return f"SELECT {', '.join(terms)} FROM {source}"

@@ -4,7 +4,8 @@ No keys or NOT NULL are declared: an index makes DuckDB slower and hungrier, and
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 import duckdb
 import pyarrow as pa
@@ -12,9 +13,9 @@ import pyarrow as pa
 from elt_dagster.destinations import state
 from elt_dagster.destinations._duckdb_file import Session
 from elt_dagster.destinations._duckdb_types import DIALECT, canonical_type, converted, folded
-from elt_dagster.destinations.base import STATE_TABLE, LoadPlan, State, TableRef
+from elt_dagster.destinations.base import DELETED_AT, STATE_TABLE, LoadPlan, State, TableRef
 from elt_dagster.destinations.drift import Evolution, by_name, evolve, merged_schema
-from elt_dagster.destinations.plans import check_adoption, check_owner
+from elt_dagster.destinations.plans import arriving, check_adoption, check_owner, keeps_rows
 from elt_dagster.destinations.sql import comment_on_column, comment_on_table, literal, quote
 from elt_dagster.errors import DestinationError
 from elt_dagster.model import LoadMode
@@ -23,11 +24,12 @@ from elt_dagster.model.types import column, description_of
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a load finds: the table's columns (None: no table), its comment, and the binding's state."""
+    """What a load finds: the table's columns (None: no table), its comment, the binding's state, and when the table was last loaded."""
 
     columns: pa.Schema | None
     comment: str
     state: State | None
+    loaded_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,10 @@ def find(session: Session, plan: LoadPlan) -> Found:
     states = read_states(session, plan.table.schema, names)
     owner = check_owner(plan, states, folded)
     mine = next((s for s in states if s.binding_id == plan.binding_id), None)
+    loaded_at = max((s.committed_at for s in states if folded(s.table.name) == folded(plan.table.name)), default=None)
     entry = names.get(folded(plan.table.name))
     if entry is None:
-        return Found(None, "", mine)
+        return Found(None, "", mine, loaded_at)
     if entry.is_view:
         raise DestinationError(
             f"{plan.table} is a view, and rows cannot be loaded into a view.", fix="Give this stream another `table`."
@@ -55,14 +58,18 @@ def find(session: Session, plan: LoadPlan) -> Found:
     columns = columns_of(session, entry, comments=any(description_of(f) for f in plan.columns))
     if owner is None:
         check_adoption(plan, columns, plan.columns, folded)
-    return Found(columns, entry.comment, mine)
+    return Found(columns, entry.comment, mine, loaded_at)
 
 
 def planned_evolution(plan: LoadPlan, table: pa.Schema | None, arrived: Sequence[pa.Schema]) -> Evolution:
     """What the plan and the shapes that arrived do to the table's columns. Raises DestinationError, see `drift.evolve`."""
-    incoming = merged_schema([plan.columns, *arrived], folded, str(plan.table))
-    rebuild = plan.mode is LoadMode.REPLACE
-    return evolve(table, plan.columns, incoming, plan.drift, rebuild=rebuild, fold=folded, where=str(plan.table))
+    incoming = merged_schema([plan.columns, *arriving(plan, arrived)], folded, str(plan.table))
+    rebuild = plan.mode is LoadMode.REPLACE and not keeps_rows(plan)
+    lacks_mark = table is not None and DELETED_AT in plan.columns.names and DELETED_AT not in by_name(table, folded)
+    if table is not None and lacks_mark:  # ours to add, whatever is said about the source's columns
+        table = table.append(plan.columns.field(DELETED_AT))
+    evolution = evolve(table, plan.columns, incoming, plan.drift, rebuild=rebuild, fold=folded, where=str(plan.table))
+    return replace(evolution, added=(*evolution.added, DELETED_AT)) if lacks_mark else evolution
 
 
 def create(session: Session, table: str, columns: pa.Schema, description: str) -> None:
@@ -91,6 +98,35 @@ def alter(session: Session, table: str, before: Found, evolution: Evolution, des
     _describe(session, table, old, evolution.columns)
     if description and description != before.comment:
         session.run(comment_on_table(table, description))
+
+
+def find_companion(session: Session, table: TableRef) -> pa.Schema | None:
+    """The columns of a table of ours beside another one; None if there is none. Raises DestinationError for a view of that name."""
+    entry = entries(session, table.schema).get(folded(table.name))
+    if entry is not None and entry.is_view:
+        raise DestinationError(
+            f"{table} is a view, and its name is needed for a table of ours.",
+            fix="Rename that view, or give this stream another `table`.",
+        )
+    return columns_of(session, entry, comments=True) if entry is not None else None
+
+
+def settle_companion(
+    session: Session, table: TableRef, found: pa.Schema | None, wanted: pa.Schema, description: str
+) -> None:
+    """Make a table of ours with the columns ``wanted``, or widen the one that is there to them."""
+    if found is None:
+        create(session, session.table(table), wanted, description)
+        return
+    have = by_name(found, folded)
+    evolution = Evolution(
+        wanted,
+        added=tuple(f.name for f in wanted if folded(f.name) not in have),
+        widened=tuple(
+            have[folded(f.name)].name for f in wanted if folded(f.name) in have and have[folded(f.name)].type != f.type
+        ),
+    )
+    alter(session, session.table(table), Found(found, description, None), evolution, description)
 
 
 def swap(session: Session, new: TableRef, old: TableRef) -> None:

@@ -4,9 +4,11 @@ https://duckdb.org/docs/current/sql/data_types/overview
 """
 
 import re
+from datetime import UTC, date, datetime
 
 import pyarrow as pa
 
+from elt_dagster.destinations.drift import by_name
 from elt_dagster.destinations.sql import Dialect, quote
 from elt_dagster.model.types import JSON, UUID
 
@@ -93,15 +95,50 @@ def staged(expression: str, kind: pa.DataType) -> str:
     return expression
 
 
-def converted(expression: str, kind: pa.DataType, to: pa.DataType) -> str:
-    """SQL for ``expression``, of canonical type ``kind``, as a ``to``. Text becomes JSON by quoting, not by parsing."""
+def converted(expression: str, kind: pa.DataType, to: pa.DataType, *, cast: str = "CAST") -> str:
+    """SQL for ``expression``, of canonical type ``kind``, as a ``to``. Text becomes JSON by quoting, not by parsing.
+
+    With ``cast`` TRY_CAST, a value that does not fit becomes NULL; else it is an error.
+    """
     if to == JSON and kind != JSON:
         if pa.types.is_floating(kind):  # JSON has no words for infinity and not-a-number
             return f"CASE WHEN isfinite({expression}) THEN to_json({expression}) ELSE to_json(CAST({expression} AS VARCHAR)) END"
         if pa.types.is_decimal(kind):  # to_json would go through a double
             return f"CAST(CAST({expression} AS VARCHAR) AS JSON)"
         return f"to_json({expression})"
-    return f"CAST({expression} AS {DIALECT.column_type(to)})"
+    return f"{cast}({expression} AS {DIALECT.column_type(to)})"
+
+
+def can_fail(kind: pa.DataType, to: pa.DataType) -> bool:
+    """Whether some value of canonical type ``kind`` has no conversion to ``to``: only staged JSON fails at its own type, for it is text."""
+    if pa.types.is_null(kind) or pa.types.is_string(to):
+        return False
+    return bool(kind == JSON if to == JSON else kind != to)
+
+
+def projected(source: str, have: pa.Schema, columns: pa.Schema) -> str:
+    """SELECT over ``source``, a table with columns ``have``, in ``columns`` and their types; those it lacks are NULL."""
+    known = by_name(have, folded)
+    terms: list[str] = []
+    for field in columns:
+        found = known.get(folded(field.name))
+        same = found is not None and found.type == field.type
+        value = (
+            f"CAST(NULL AS {DIALECT.column_type(field.type)})" if found is None
+            else quote(found.name) if same
+            else converted(quote(found.name), found.type, field.type)
+        )  # fmt: skip
+        terms.append(f"{value} AS {quote(field.name)}")
+    return f"SELECT {', '.join(terms)} FROM {source}"
+
+
+def instant(at: datetime | date) -> str:
+    """``at`` as a literal: a DATE, or a TIMESTAMP, or with a zone a TIMESTAMPTZ."""
+    if not isinstance(at, datetime):
+        return f"DATE '{at.isoformat()}'"
+    if at.tzinfo is None:
+        return f"TIMESTAMP '{at.isoformat()}'"
+    return f"TIMESTAMPTZ '{at.astimezone(UTC).isoformat()}'"
 
 
 def readable(name: str, duckdb_type: str) -> str:

@@ -55,7 +55,7 @@ def versions(bench: Bench, columns: tuple[str, ...] = ("id", "name")) -> list[Ro
             assert end is not None, "a version ends when it is no more"
             assert end <= start, "the spans of a key do not overlap"
         assert (spans[-1][1] is None) == spans[-1][2], "the current version has no end"
-    return [(*row[: len(columns)], row[-1]) for row in rows_of(found)]
+    return sorted([(*row[: len(columns)], row[-1]) for row in rows_of(found)], key=repr)
 
 
 class VersionTests:

@@ -1,0 +1,82 @@
+"""The history table of a DuckDB table: made, altered and brought up to date in the transaction that changes the table.
+
+See `elt_dagster.destinations.history` for what it promises.
+"""
+
+from datetime import datetime
+
+import pyarrow as pa
+
+from elt_dagster.destinations._duckdb_file import Session
+from elt_dagster.destinations._duckdb_rows import content_hash
+from elt_dagster.destinations._duckdb_staged import STAGED
+from elt_dagster.destinations._duckdb_table import find_companion, settle_companion
+from elt_dagster.destinations._duckdb_types import folded, instant, projected
+from elt_dagster.destinations.base import DELETED_AT, LoadPlan
+from elt_dagster.destinations.drift import by_name
+from elt_dagster.destinations.history import (
+    VALIDITY,
+    history_columns,
+    history_table,
+    is_complete_comparison,
+    update_statements,
+)
+from elt_dagster.destinations.sql import no_key, quote, quoted
+from elt_dagster.model.types import TIMESTAMP_UTC
+
+
+def keep_history(session: Session, plan: LoadPlan, columns: pa.Schema, now: datetime, *, first: bool) -> None:
+    """Bring the history of the plan's table, whose ``columns`` and rows are final, up to ``now``.
+
+    ``first`` is True for a load's first commit, which alone may begin the history anew. Raises DestinationError when its name is taken.
+    """
+    kept, had_history = _prepare(session, plan, columns, anew=plan.reset_history and first)
+    touched = None
+    if not is_complete_comparison(plan, had_history=had_history):
+        known = by_name(kept, folded)
+        key = pa.schema([known[folded(name)] for name in plan.primary_key])
+        touched = f"({projected(STAGED, columns, key)})"
+    statements = update_statements(
+        plan, _as_history_has_it(session, plan, columns, kept, single=not had_history),
+        session.table(history_table(plan.table)), kept.names,
+        same=f"{content_hash(kept, plan.primary_key, 't.')} = {content_hash(kept, plan.primary_key, 'h.')}",
+        now=instant(now), touched=touched,
+    )  # fmt: skip
+    for statement in statements if had_history else statements[1:]:
+        session.run(statement)
+
+
+def _prepare(session: Session, plan: LoadPlan, columns: pa.Schema, *, anew: bool) -> tuple[pa.Schema, bool]:
+    """Make or alter the history table; its columns but the validity, and whether it was there."""
+    table = history_table(plan.table)
+    found = find_companion(session, table)
+    if anew and found is not None:
+        history_columns(pa.schema([]), found, folded, table)  # refuses a table that is no history
+        session.run(f"DROP TABLE {session.table(table)}")
+        found = None
+    wanted = history_columns(columns, found, folded, table)
+    settle_companion(
+        session, table, found, wanted, f"Every version of the rows of {plan.table.name}, with the time it was valid."
+    )
+    return pa.schema([f for f in wanted if folded(f.name) not in VALIDITY.names]), found is not None
+
+
+def _as_history_has_it(session: Session, plan: LoadPlan, columns: pa.Schema, kept: pa.Schema, *, single: bool) -> str:
+    """The table's rows in the history's columns and types, and with the mark of deleted ones; ``single``: one per key."""
+    source = session.table(plan.table)
+    if single and _has_twins(session, plan, source):
+        keys = quoted(plan.primary_key)
+        source = f"(FROM {source} QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {_newest_first(plan)}) = 1)"
+    mark = [pa.field(DELETED_AT, TIMESTAMP_UTC)] if DELETED_AT in columns.names else []
+    return f"({projected(source, columns, pa.schema([*kept, *mark]))})"
+
+
+def _has_twins(session: Session, plan: LoadPlan, source: str) -> bool:
+    """Whether a key is several times in the table, from a time when it was appended to: two versions cannot both be current."""
+    keys = quoted(plan.primary_key)
+    twins = f"SELECT 1 FROM {source} WHERE NOT ({no_key(plan.primary_key)}) GROUP BY {keys} HAVING count(*) > 1 LIMIT 1"
+    return bool(session.value(twins))
+
+
+def _newest_first(plan: LoadPlan) -> str:
+    return f"{quote(plan.cursor_field)} DESC NULLS LAST" if plan.cursor_field else "1"
