@@ -17,6 +17,7 @@ from elt_dagster.store.records import (
     sync_from_rows,
 )
 from elt_dagster.store.schema import bindings, connections, syncs, workspaces
+from elt_dagster.store.versions import versions_at
 
 
 def find_workspace(conn: Connection, name: str, *, lock: bool = False) -> Workspace:
@@ -35,6 +36,11 @@ class Reader:
     def __init__(self, conn: Connection, workspace: Workspace) -> None:
         self._conn = conn
         self._workspace = workspace
+
+    @property
+    def revision(self) -> int:
+        """The workspace's revision that these reads see."""
+        return self._workspace.revision
 
     def connections(self) -> tuple[StoredConnection, ...]:
         """All connections, by name."""
@@ -56,14 +62,24 @@ class Reader:
             raise NotFoundError(f"There is no connection with the id {connection_id!r}.")
         return connection_from_row(row)
 
-    def syncs(self) -> tuple[AnySync, ...]:
-        """All syncs, broken ones among them, by slug; two queries whatever their number."""
+    def syncs(self, *, at_revision: int | None = None) -> tuple[AnySync, ...]:
+        """All syncs, broken ones among them, by slug; two queries whatever their number.
+
+        With ``at_revision``, those of an earlier revision, as far as their versions are still kept (`versions.KEPT_DAYS`).
+        """
+        if at_revision is not None and at_revision < self.revision:
+            return self._earlier(at_revision)
         rows = self._conn.execute(sa.select(syncs).where(self._mine(syncs))).all()
         parts: dict[str, list[Row[Any]]] = defaultdict(list)
         wanted = sa.select(bindings).join(syncs).where(self._mine(syncs)).order_by(bindings.c.position)
         for binding in self._conn.execute(wanted):
             parts[binding.sync_id].append(binding)
         return tuple(sync_from_rows(r, parts[r.id]) for r in sorted(rows, key=lambda r: r.slug))
+
+    def _earlier(self, revision: int) -> tuple[AnySync, ...]:
+        found = [s for s in self.syncs() if s.revision <= revision]
+        found += [sync_from_rows(row, parts) for row, parts in versions_at(self._conn, self._workspace.id, revision)]
+        return tuple(sorted(found, key=lambda s: s.slug))
 
     def sync(self, slug: str) -> StoredSync:
         """The sync with that slug. Raises NotFoundError with the nearest match; ConfigError when its row is broken."""

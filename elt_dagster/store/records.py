@@ -94,7 +94,7 @@ def connection_from_row(row: Row[Any]) -> StoredConnection:
     return StoredConnection(row.id, spec, row.created_at, row.updated_at, row.revision, error)
 
 
-def sync_from_rows(row: Row[Any], bindings: Iterable[Row[Any]]) -> AnySync:
+def sync_from_rows(row: Any, bindings: Iterable[Any]) -> AnySync:
     """The sync in a row of ``elt_syncs`` and its rows of ``elt_bindings``, in order."""
     try:
         rows = list(bindings)

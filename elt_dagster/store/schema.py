@@ -13,7 +13,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration. Revisions are numbers of four digits, so that newer and older can be told apart without the scripts."""
 VERSION_TABLE = "elt_version"
 DEFAULT_WORKSPACE = "default"
@@ -145,4 +145,32 @@ leases = sa.Table(
     sa.Column("fence", sa.BigInteger, nullable=False),
     # seconds since 1970 by the database's clock; 0 when released
     sa.Column("expires_at", sa.Double, nullable=False),
+)
+
+sync_versions = sa.Table(
+    "elt_sync_versions",
+    metadata,
+    # what a sync was before a change or its deletion; no foreign keys, for it outlives what it names
+    sa.Column("sync_id", sa.String(36), primary_key=True),
+    sa.Column("revision", sa.BigInteger, primary_key=True),
+    # the revision that ended it
+    sa.Column("until_revision", sa.BigInteger, nullable=False),
+    sa.Column("workspace_id", sa.String(36), nullable=False),
+    sa.Column("slug", sa.String(63), nullable=False),
+    sa.Column("spec", sa.Text, nullable=False),
+    # its rows of elt_bindings
+    sa.Column("bindings", sa.Text, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Column("ended_at", UtcDateTime, nullable=False),
+    sa.Index(None, "workspace_id", "until_revision"),
+)
+
+first_runs = sa.Table(
+    "elt_first_runs",
+    metadata,
+    # which syncs had the run that their creation starts; outside elt_syncs, for writing it is no change of the sync
+    sa.Column("sync_id", sa.String(36), primary_key=True),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("seen_at", UtcDateTime, nullable=False),
 )

@@ -6,7 +6,7 @@ import os
 import secrets
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +22,7 @@ from elt_dagster.store.lease import LEASE_SECONDS, Lease
 from elt_dagster.store.location import store_url
 from elt_dagster.store.reading import Reader, find_workspace
 from elt_dagster.store.records import AnySync, StoredConnection, StoredSync, Workspace, connection_from_row
-from elt_dagster.store.schema import DEFAULT_WORKSPACE, connections, workspaces
+from elt_dagster.store.schema import DEFAULT_WORKSPACE, connections, first_runs, workspaces
 from elt_dagster.store.seal import SEALED, Keys
 from elt_dagster.store.transaction import Transaction
 from elt_dagster.store.upgrade import require_current, upgrade
@@ -88,6 +88,11 @@ class Store:
         self.ensure_current()
         with self._database.read() as conn:
             return find_workspace(conn, workspace).revision
+
+    def look(self, workspace: str = DEFAULT_WORKSPACE) -> int:
+        """`revision`, for who watches: asks each time whether the store is still of this version, and raises as if just opened."""
+        require_current(self._database)
+        return self.revision(workspace)
 
     def connections(self, *, workspace: str = DEFAULT_WORKSPACE) -> tuple[StoredConnection, ...]:
         """All connections, by name."""
@@ -212,6 +217,22 @@ class Store:
         token = self._keys.seal(base64.b64encode(secrets.token_bytes(32)).decode())[SEALED]
         conn.execute(sa.update(workspaces).where(workspaces.c.id == workspace_id).values(salt=str(token)))
         return token
+
+    # --- first runs ------------------------------------------------------------------------------------------------------------
+
+    def without_first_run(self, sync_ids: Collection[str]) -> set[str]:
+        """Those of ``sync_ids`` of which `note_first_run` was never told."""
+        self.ensure_current()
+        with self._database.read() as conn:
+            known = set(conn.scalars(sa.select(first_runs.c.sync_id).where(first_runs.c.sync_id.in_(sync_ids))))
+        return set(sync_ids) - known
+
+    def note_first_run(self, sync_id: str, run_id: str) -> None:
+        """Remember for ever that the run which a sync's creation starts was started. This is no change: the revision stays."""
+        self.ensure_current()
+        with self._database.write() as conn:
+            values = {"sync_id": sync_id, "run_id": run_id, "seen_at": datetime.now(UTC)}
+            conn.execute(leasing.insert_for(conn)(first_runs).values(values).on_conflict_do_nothing())
 
     # --- leases ----------------------------------------------------------------------------------------------------------------
 

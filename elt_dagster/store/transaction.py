@@ -25,6 +25,7 @@ from elt_dagster.store.records import (
 )
 from elt_dagster.store.schema import bindings, connections, leases, syncs, workspaces
 from elt_dagster.store.seal import Keys
+from elt_dagster.store.versions import keep_version
 
 
 class Transaction(Reader):
@@ -73,9 +74,11 @@ class Transaction(Reader):
             "spec": sync_text(spec),
         }
         row = self._one(syncs, syncs.c.slug == spec.slug)
+        before = self._bindings(row.id) if row else []
         sync_id = row.id if row else self._insert(syncs, {"slug": spec.slug, **values})
-        parts_changed = self._put_bindings(sync_id, spec.streams, streams)
+        parts_changed = self._put_bindings(sync_id, before, spec.streams, streams)
         if row and (parts_changed or not _same_sync(row, values)):
+            keep_version(self._conn, row, before, self._revision, self._now)
             self._update(syncs, sync_id, values)
         self._written.add(spec.slug)
         return self.sync(spec.slug)
@@ -85,7 +88,9 @@ class Transaction(Reader):
         row = self._one(syncs, syncs.c.slug == slug)
         if row is None:
             raise NotFoundError(f"There is no sync {slug!r}.", fix=nearest(slug, self._names(syncs.c.slug)))
-        self._delete_bindings([b.id for b in self._bindings(row.id)])
+        before = self._bindings(row.id)
+        keep_version(self._conn, row, before, self._revision, self._now)
+        self._delete_bindings([b.id for b in before])
         self._conn.execute(sa.delete(syncs).where(syncs.c.id == row.id))
         self._changed = True
 
@@ -149,8 +154,10 @@ class Transaction(Reader):
             with_id=other.id,
         )
 
-    def _put_bindings(self, sync_id: str, wanted: Iterable[TableBinding], streams: Mapping[str, Stream]) -> bool:
-        stored = {row.stream: row for row in self._bindings(sync_id)}
+    def _put_bindings(
+        self, sync_id: str, before: Iterable[Row[Any]], wanted: Iterable[TableBinding], streams: Mapping[str, Stream]
+    ) -> bool:
+        stored = {row.stream: row for row in before}
         new: list[dict[str, Any]] = []
         changed = False
         for position, binding in enumerate(wanted):
@@ -173,8 +180,9 @@ class Transaction(Reader):
 
     def _delete_bindings(self, ids: list[str]) -> None:
         if ids:
-            # a run that still loads them loses its lease with its next heartbeat
-            self._conn.execute(sa.delete(leases).where(leases.c.binding_id.in_(ids)))
+            # a run that still loads them loses its lease with its next heartbeat; the row stays for its fence, because a run that was
+            # queued under an earlier version may come yet
+            self._conn.execute(sa.update(leases).where(leases.c.binding_id.in_(ids)).values(expires_at=0.0))
             self._conn.execute(sa.delete(bindings).where(bindings.c.id.in_(ids)))
 
     def _insert(self, table: sa.Table, values: dict[str, Any]) -> str:
