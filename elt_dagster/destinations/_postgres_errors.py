@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
+
 from elt_dagster.destinations.sql import quote
 from elt_dagster.errors import AuthError, DestinationError, EltError, SourceError, TransientError
 from elt_dagster.sdk.pgwire import ServerConfig, translated
@@ -46,9 +48,15 @@ _REFUSED = {
 }  # fmt: skip
 
 
-def is_unstorable_character(error: BaseException) -> bool:
-    """Whether the server refused a character that no text or JSON column of its database can hold."""
-    return getattr(error, "sqlstate", None) in _NUL
+def is_about_values(error: BaseException) -> bool:
+    """Whether a value was refused: by the server, or by our encoder when a date or time overflows."""
+    return isinstance(error, pa.ArrowInvalid) or str(getattr(error, "sqlstate", None) or "").startswith("22")
+
+
+def column_at_fault(error: BaseException) -> str | None:
+    """The column that a refused COPY is about, if the server says so."""
+    found = _COPY_COLUMN.search(getattr(error, "context", None) or "")
+    return found[1] if found else None
 
 
 def explained(error: Exception, doing: str, config: ServerConfig) -> Exception:
@@ -115,9 +123,8 @@ def _column(error: Any) -> str:
     """The column an error is about, if the server says so."""
     if name := getattr(error, "column_name", None):
         return f"column {name!r}"
-    found = _COPY_COLUMN.search(getattr(error, "context", None) or "")
-    constraint = getattr(error, "constraint_name", None)
-    return f"column {found[1]!r}" if found else f"constraint {constraint!r}" if constraint else ""
+    found, constraint = column_at_fault(error), getattr(error, "constraint_name", None)
+    return f"column {found!r}" if found else f"constraint {constraint!r}" if constraint else ""
 
 
 def _denied(error: Any, doing: str, config: ServerConfig) -> EltError:

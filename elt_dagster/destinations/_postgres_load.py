@@ -6,31 +6,34 @@ deadlock over rows, in whatever order they come.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from elt_dagster.destinations._postgres_errors import explained, explaining
-from elt_dagster.destinations._postgres_rows import analyze, insert, insert_new, keep_last, merge, misfits, staged
-from elt_dagster.destinations._postgres_session import Session, lock, qualified
-from elt_dagster.destinations._postgres_settings import PostgresConfig, Replace, StagingKind
+from elt_dagster.destinations._postgres_errors import explained, explaining, is_about_values
+from elt_dagster.destinations._postgres_history import keep_history
+from elt_dagster.destinations._postgres_rejected import (
+    columns_at_fault,
+    list_rejected,
+    set_misfits_aside,
+    table_types,
+)
+from elt_dagster.destinations._postgres_session import Session, lock
+from elt_dagster.destinations._postgres_settings import PostgresConfig, StagingKind
 from elt_dagster.destinations._postgres_stage import Part, Staging
-from elt_dagster.destinations._postgres_swap import begin_swap, finish_swap
 from elt_dagster.destinations._postgres_table import (
     Found,
-    alter,
-    create,
-    ensure_index,
     find,
     planned_evolution,
     prepare_schema,
     save_state,
-    table_size,
 )
-from elt_dagster.destinations._postgres_types import NAME_BYTES, folded
+from elt_dagster.destinations._postgres_types import NAME_BYTES
+from elt_dagster.destinations._postgres_write import Write
 from elt_dagster.destinations.base import Committed, Load, LoadPlan
 from elt_dagster.destinations.drift import Evolution
-from elt_dagster.destinations.plans import needs_arrival, row_identity
+from elt_dagster.destinations.plans import needs_arrival
+from elt_dagster.destinations.rejected import check_something_fits
 from elt_dagster.destinations.state import check_state, next_state
 from elt_dagster.errors import ContractError, DestinationError
 from elt_dagster.model import Checkpoint, LoadMode
@@ -70,15 +73,16 @@ class PostgresLoad(Load):
 
     def commit(self, checkpoint: Checkpoint | None) -> Committed:
         """See `Load.commit`."""
-        if self._plan.mode is LoadMode.REPLACE and self._commits:
-            raise ContractError(f"A replace of {self._plan.table} was committed twice.")
+        if self._commits and (self._plan.mode is LoadMode.REPLACE or self._plan.replaces is not None):
+            what = "window" if self._plan.mode is not LoadMode.REPLACE else "replace"
+            raise ContractError(f"A {what} of {self._plan.table} was committed twice.")
         with explaining(self._doing, self._config):
             session = self._connected()
             parts = self._staging.parts() if self._staging else []
             prepare_schema(session, self._plan.table.schema)
-        rows = self._staging.rows if self._staging else 0
         work = _Commit(
-            config=self._config, runtime=self._runtime, plan=self._plan, session=session, parts=parts, rows=rows, seen=self._seen
+            config=self._config, runtime=self._runtime, plan=self._plan, session=session, staging=self._staging,
+            parts=parts, seen=self._seen,
         )  # fmt: skip
         committed = work.run(checkpoint, first=not self._commits)
         self._seen = work.seen
@@ -135,120 +139,60 @@ class _Commit:
     runtime: Runtime
     plan: LoadPlan
     session: Session
+    staging: Staging | None
     parts: list[Part]
-    rows: int
-    """How many rows are staged, and after `_source` how many are left of them."""
     seen: bool
     """Whether an earlier commit of this load noted what is left of the table's own rows (`insert_new`)."""
-    columns: pa.Schema = field(default_factory=lambda: pa.schema([]))
-
-    @property
-    def table(self) -> str:
-        return qualified(self.plan.table)
 
     def run(self, checkpoint: Checkpoint | None, *, first: bool) -> Committed:
-        try:
-            with self.session.transaction():
-                lock(self.session, f"table {self.plan.table}")
-                before = find(self.session, self.plan)
-                check_state(self.plan, before.state, first=first)
-                evolution = planned_evolution(self.plan, before.columns, [part.schema for part in self.parts])
-                self.columns = evolution.columns
-                committed = self._write(before, evolution)
-                save_state(self.session, next_state(self.plan, before.state, checkpoint, self.runtime.now()))
-        except Exception as error:
-            raise self._explained(error) from None
-        return committed
-
-    def _write(self, before: Found, evolution: Evolution) -> Committed:
-        if before.columns is None:
-            return self._fill(evolution)
-        if self.plan.mode is LoadMode.REPLACE:
-            return self._replace(before, evolution)
-        alter(self.session, self.table, before, evolution.columns, self.plan.description)
-        updated = 0
-        if self.plan.mode is LoadMode.MERGE:
-            ensure_index(self.session, self.plan.table, self.plan.primary_key)
-            source = self._source()
-            inserted, updated = merge(
-                self.session, self.plan.table, source, self.plan.primary_key, self.columns, rows=self.rows
-            )
-        elif self.plan.boundary is not None and self.plan.cursor_field and self.rows:
-            inserted = self._insert_new(before.columns, self.plan.cursor_field)
-        else:
-            inserted = insert(self.session, self.table, self._source(), self.columns.names)
-        return self._committed(evolution, inserted, updated, table_size(self.session, self.plan.table))
-
-    def _fill(self, evolution: Evolution) -> Committed:
-        """A new table; its index is made last, which is faster than keeping it up to date."""
-        create(self.session, self.table, self.columns, self.plan.description)
-        inserted = insert(self.session, self.table, self._source(), self.columns.names)
-        self._index()
-        return self._committed(evolution, inserted, 0, inserted)
-
-    def _replace(self, before: Found, evolution: Evolution) -> Committed:
-        if self.config.replace is Replace.SWAP:
-            return self._swap(before, evolution)
-        if self.config.replace is Replace.TRUNCATE:
-            deleted = table_size(self.session, self.plan.table)
-            self.session.run(f"TRUNCATE {self.table}")
-        else:  # takes no lock that a reader meets: until the commit everybody sees the old rows, and then the new ones
-            deleted = self.session.run(f"DELETE FROM {self.table}")
-        alter(self.session, self.table, before, evolution.columns, self.plan.description)
-        inserted = insert(self.session, self.table, self._source(), self.columns.names)
-        self._index()
-        return self._committed(evolution, inserted, 0, inserted, deleted)
-
-    def _swap(self, before: Found, evolution: Evolution) -> Committed:
-        beside = begin_swap(self.session, self.plan.table, self.plan.load_id)
-        create(self.session, qualified(beside), self.columns, self.plan.description)
-        inserted = insert(self.session, qualified(beside), self._source(), self.columns.names)
-        deleted = table_size(self.session, self.plan.table)
-        finish_swap(self.session, beside, self.plan.table)
-        self._index()
-        return self._committed(evolution, inserted, 0, inserted, deleted)
-
-    def _insert_new(self, had: pa.Schema, cursor: str) -> int:
-        """Resume an append. The index tells where the table's last rows are, and costs next to nothing while it grows."""
-        ensure_index(self.session, self.plan.table, [cursor], "brin")
-        identity = row_identity(self.plan, had, self.columns, folded)
-        inserted = insert_new(
-            self.session, self.table, self._source(), self.columns.names, identity=identity, cursor=cursor, resumed=self.seen
-        )  # fmt: skip
-        self.seen = True
-        return inserted
-
-    def _index(self) -> None:
-        """A merge looks every staged key up: without an index it would read the whole table for one changed row."""
-        if self.plan.primary_key:
-            ensure_index(self.session, self.plan.table, self.plan.primary_key)
-
-    def _source(self) -> str:
-        """The staged rows as a relation, one per key where that is asked for."""
-        plan, numbered = self.plan, needs_arrival(self.plan)
-        source = staged(self.parts, self.columns, numbered=numbered)
-        if not numbered:
-            return source
-        analyze(self.session, self.parts, self.rows, plan.primary_key)
-        source, left_out = keep_last(self.session, source, plan.primary_key, plan.cursor_field)
-        self.rows -= left_out
-        return source
-
-    def _committed(self, evolution: Evolution, inserted: int, updated: int, size: int, deleted: int = 0) -> Committed:
-        return Committed(
-            inserted=inserted, updated=updated, deleted=deleted, table_rows=size,
-            columns=evolution.columns, schema_changes=evolution.changes,
-        )  # fmt: skip
-
-    def _explained(self, error: Exception) -> Exception:
+        """Commit; when a value does not fit its column, once more without the rows that have one."""
         doing = f"loading {self.plan.table}"
-        is_about_values = str(getattr(error, "sqlstate", None) or "").startswith("22") and self.session.is_open
-        if is_about_values and (wrong := misfits(self.session, self.parts, self.columns)):
-            return DestinationError(
-                f"{self.plan.table}: values of {', '.join(wrong)} do not fit the column's type. Nothing was committed.",
-                fix="Set schema_drift to evolve, or exclude the column.",
-            )
-        return explained(error, doing, self.config)
+        try:
+            return self._attempt(checkpoint, first=first, sift=False)
+        except Exception as error:
+            if not (is_about_values(error) and self.session.is_open and self.parts):
+                raise explained(error, doing, self.config) from None
+        with explaining(doing, self.config):
+            return self._attempt(checkpoint, first=first, sift=True)
+
+    def _attempt(self, checkpoint: Checkpoint | None, *, first: bool, sift: bool) -> Committed:
+        plan, session = self.plan, self.session
+        with session.transaction():
+            lock(session, f"table {plan.table}")
+            before = find(session, plan)
+            check_state(plan, before.state, first=first)
+            evolution = planned_evolution(plan, before.columns, [part.schema for part in self.parts])
+            # Not now(): the transaction may have begun long before it got the lock, and before the commit it waited for.
+            now = f"'{session.value('SELECT clock_timestamp()::text')}'::timestamptz"
+            refused, rejected = self._set_aside(before, evolution, sift=sift)
+            if refused is not None:
+                list_rejected(session, plan, refused, now=now)
+            write = Write(
+                session=session, plan=plan, how=self.config.replace, parts=self.parts,
+                rows=self._staged() - rejected, seen=self.seen, now=now, rejected=refused,
+            )  # fmt: skip
+            committed = write.run(before, evolution)
+            if plan.history:
+                keep_history(session, plan, evolution.columns, now=now, touched=write.touched())
+            save_state(session, next_state(plan, before.state, checkpoint, self.runtime.now()))
+        self.seen = write.seen
+        return replace(committed, rejected=rejected)
+
+    def _staged(self) -> int:
+        return self.staging.rows + self.staging.refused if self.staging is not None else 0
+
+    def _set_aside(self, before: Found, evolution: Evolution, *, sift: bool) -> tuple[str | None, int]:
+        """The table of staged rows that this commit leaves out, and how many they are; with ``sift`` it looks for them."""
+        if self.staging is None or not (self.staging.refused or sift):
+            return None, 0
+        refused, rejected = self.staging.refused_table(), self.staging.refused
+        if sift:
+            types = table_types(self.session, self.plan.table, before.columns, evolution.columns)
+            rejected += set_misfits_aside(self.session, self.parts, evolution.columns, types, refused)
+        check_something_fits(
+            self.plan, staged=self._staged(), rejected=rejected, columns=columns_at_fault(self.session, refused)
+        )
+        return (refused, rejected) if rejected else (None, 0)
 
 
 def check_names(plan: LoadPlan, names: list[str]) -> None:

@@ -76,14 +76,14 @@ def _condition(found: Mapping[str, Any], where: Mapping[str, tuple[Any, Any]], t
     terms: list[str] = []
     for name, (low, high) in where.items():
         column = quote(_required(found, name, table))
-        for bound, compare in ((low, ">="), (high, "<")):
-            if bound is not None:
-                terms.append(f"{column} {compare} {_literal(bound, name)}")
+        for value, compare in ((low, ">="), (high, "<")):
+            if value is not None:
+                terms.append(f"{column} {compare} {bound(value, name)}")
     return f" WHERE {' AND '.join(terms)}" if terms else ""
 
 
-def _literal(value: Any, column: str) -> str:
-    """``value`` as SQL made of harmless characters only, for COPY takes no parameters. Naive times stay naive."""
+def bound(value: Any, column: str) -> str:
+    """``value``, which ``column`` is compared with, as SQL made of harmless characters only, for COPY takes no parameters. Naive times stay naive."""
     if isinstance(value, str):
         return f"convert_from(decode('{value.encode().hex()}', 'hex'), 'UTF8')"
     if isinstance(value, datetime):

@@ -1,29 +1,24 @@
-"""How staged rows get into a PostgreSQL table: all at once, those that are not there yet, or by primary key. Pure SQL, counted exactly.
-
-Works on PostgreSQL 12: neither MERGE (new in 15) nor ON CONFLICT (needs a unique index, which a table that was appended to cannot have).
-"""
+"""Staged rows as a relation, and how they get into a PostgreSQL table: all at once, or those that are not there yet. Pure SQL, counted exactly."""
 
 from collections.abc import Sequence
 
 import pyarrow as pa
 
-from elt_dagster.destinations._postgres_session import Session, qualified
+from elt_dagster.destinations._postgres_session import Session
 from elt_dagster.destinations._postgres_stage import Part
 from elt_dagster.destinations._postgres_types import converted, folded
-from elt_dagster.destinations.base import TableRef
-from elt_dagster.destinations.drift import OURS, by_name
+from elt_dagster.destinations.drift import by_name
 from elt_dagster.destinations.files import ARRIVAL
 from elt_dagster.destinations.sql import no_key, quote, quoted, same_key
-from elt_dagster.errors import TransientError
 
-_TWICE, _MATCHES, _TWINS = "_elt_twice", "_elt_matches", "_elt_twins"
+_TWICE = "_elt_twice"
 _SEEN, _SEEN_NEXT = "_elt_seen", "_elt_seen_next"
-_ANALYZED_ROWS = 2_000
+ANALYZED_ROWS = 2_000
 """Nothing analyses temporary tables by itself, and without statistics a merge of more rows gets a bad plan."""
 
 
 def staged(parts: Sequence[Part], columns: pa.Schema, *, numbered: bool) -> str:
-    """All parts as a relation in the table's ``columns`` and types, plus `ARRIVAL` when ``numbered``."""
+    """All parts as a relation in ``columns`` and their types, plus `ARRIVAL` when ``numbered``."""
     selects = [_select(part, columns, numbered) for part in parts]
     if not selects:
         nothing = Part(pa.schema([]), "(SELECT NULL::bigint AS _elt_arrival) AS nothing")
@@ -41,25 +36,9 @@ def _select(part: Part, columns: pa.Schema, numbered: bool) -> str:
     return f"SELECT {', '.join([*terms, ARRIVAL] if numbered else terms)} FROM {part.table}"
 
 
-def misfits(session: Session, parts: Sequence[Part], columns: pa.Schema) -> list[str]:
-    """Columns in which some staged value cannot become the column's type; asked only after a load failed."""
-    found: set[str] = set()
-    for part in parts:
-        for field in columns:
-            known = by_name(part.schema, folded).get(field.name)
-            if known is not None and known.type != field.type and not pa.types.is_null(known.type):
-                try:
-                    session.value(
-                        f"SELECT count({converted(quote(field.name), known.type, field.type)}) FROM {part.table}"
-                    )
-                except Exception:  # whatever it was, the first error is the one that is told
-                    found.add(field.name)
-    return sorted(found)
-
-
 def analyze(session: Session, parts: Sequence[Part], rows: int, columns: Sequence[str]) -> None:
     """Tell the planner about the staged ``columns`` when there are many rows."""
-    for part in parts if rows > _ANALYZED_ROWS else ():
+    for part in parts if rows > ANALYZED_ROWS else ():
         known = [name for name in columns if name in part.schema.names and part.schema.field(name).type != pa.null()]
         session.run(f"ANALYZE {part.table} ({quoted([*known, ARRIVAL])})")
 
@@ -78,7 +57,7 @@ def keep_last(session: Session, source: str, primary_key: Sequence[str], cursor:
     order = f"s.{quote(cursor)} DESC NULLS LAST, s.{ARRIVAL} DESC" if cursor else f"s.{ARRIVAL} DESC"
     keys = quoted(primary_key)
     # Only keys that occur twice are sorted: a window over a whole load costs far more than one aggregate.
-    doubled = _make(
+    doubled = make(
         session, _TWICE,
         f"WITH twice AS (SELECT {keys} FROM {source} AS s WHERE NOT ({no_key(primary_key)}) GROUP BY {keys} HAVING count(*) > 1), "
         f"ranked AS (SELECT s.{ARRIVAL} AS arrival, row_number() OVER (PARTITION BY {quoted(primary_key, 's.')} ORDER BY {order}) AS rank "
@@ -88,71 +67,6 @@ def keep_last(session: Session, source: str, primary_key: Sequence[str], cursor:
         return source, 0
     kept = f"(SELECT s.* FROM {source} AS s WHERE NOT EXISTS (SELECT FROM pg_temp.{_TWICE} AS w WHERE w.arrival = s.{ARRIVAL}))"
     return kept, doubled
-
-
-def merge(
-    session: Session, table: TableRef, source: str, primary_key: Sequence[str], columns: pa.Schema, *, rows: int
-) -> tuple[int, int]:
-    """Rows of ``source`` (one per key, ``rows`` in all) replace those of the same key; returns how many were inserted and updated.
-
-    A row that is equal in all but the ``_elt_`` columns is not written at all, and keeps its load time. Source and table are joined once:
-    what that found (which row, where, the same or not) is what insert and update go by.
-    """
-    target, matches, names = qualified(table), f"pg_temp.{_MATCHES}", columns.names
-    found = _make(
-        session, _MATCHES,
-        f"SELECT s.{ARRIVAL} AS arrival, t.tableoid AS part, t.ctid AS place, {_same_row(columns)} AS same "
-        f"FROM {source} AS s JOIN {target} AS t ON {same_key(primary_key)}",
-    )  # fmt: skip
-    if not found:
-        return insert(session, target, source, names), 0
-    if found > _ANALYZED_ROWS:
-        session.run(f"ANALYZE {matches}")
-    new = f"(SELECT s.* FROM {source} AS s WHERE NOT EXISTS (SELECT FROM {matches} AS m WHERE m.arrival = s.{ARRIVAL}))"
-    inserted = insert(session, target, new, names)
-    if found > rows - inserted:  # more matches than staged rows that have one
-        _remove_twins(session, target)
-    return inserted, _update(session, table, source, names)
-
-
-def _update(session: Session, table: TableRef, source: str, names: Sequence[str]) -> int:
-    matches = f"pg_temp.{_MATCHES}"
-    changed = int(session.value(f"SELECT count(*) FROM {matches} WHERE NOT same"))
-    if changed:
-        values = ", ".join(f"{quote(n)} = s.{quote(n)}" for n in names)
-        updated = session.run(
-            f"UPDATE {qualified(table)} AS t SET {values} FROM {matches} AS m JOIN {source} AS s ON s.{ARRIVAL} = m.arrival "
-            f"WHERE t.ctid = m.place AND t.tableoid = m.part AND NOT m.same"
-        )
-        _require_all(updated, changed, table)
-    return changed
-
-
-def _remove_twins(session: Session, target: str) -> None:
-    """A key may be in the table several times, from a time when it was appended to: then one row stays, and becomes the staged one."""
-    matches = f"pg_temp.{_MATCHES}"
-    session.run(
-        f"CREATE TEMPORARY TABLE {_TWINS} ON COMMIT DROP AS SELECT arrival, part, place, "
-        f"row_number() OVER (PARTITION BY arrival ORDER BY part, place) AS number, count(*) OVER (PARTITION BY arrival) AS twins FROM {matches}"
-    )
-    session.run(
-        f"WITH gone AS (DELETE FROM {matches} AS m USING pg_temp.{_TWINS} AS w "
-        f"WHERE m.part = w.part AND m.place = w.place AND w.number > 1 RETURNING m.part, m.place) "
-        f"DELETE FROM {target} AS t USING gone AS g WHERE t.ctid = g.place AND t.tableoid = g.part"
-    )
-    # a key that had twins counts as updated, even when the row that stays was the same
-    session.run(
-        f"UPDATE {matches} AS m SET same = false FROM pg_temp.{_TWINS} AS w WHERE w.arrival = m.arrival AND w.twins > 1"
-    )
-
-
-def _require_all(updated: int, expected: int, table: TableRef) -> None:
-    """A row that somebody else changed between the look and the update has moved away and is not updated."""
-    if updated != expected:
-        raise TransientError(
-            f"{table} was changed by somebody else while rows were merged into it; nothing was committed.",
-            fix="It is tried again.",
-        )
 
 
 def insert_new(
@@ -199,16 +113,6 @@ def _fingerprint(names: Sequence[str]) -> str:
     return f"md5(ROW({quoted(names, 's.')})::text)::uuid"
 
 
-def _same_row(columns: pa.Schema) -> str:
-    """The condition that s and t agree in all but our own columns; intervals as text, for '1 month' equals '30 days' otherwise."""
-    terms: list[str] = []
-    for field in columns:
-        if not field.name.startswith(OURS):
-            cast = "::text" if pa.types.is_interval(field.type) else ""
-            terms.append(f"s.{quote(field.name)}{cast} IS NOT DISTINCT FROM t.{quote(field.name)}{cast}")
-    return f"({' AND '.join(terms)})" if terms else "true"
-
-
-def _make(session: Session, name: str, select: str) -> int:
+def make(session: Session, name: str, select: str) -> int:
     """A temporary table for this transaction; returns its number of rows."""
     return session.run(f"CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS {select}")

@@ -36,9 +36,10 @@ class PostgresConfig(ServerConfig):
     """Where rows wait for their commit: in temporary tables, or in unlogged ones of the target schema for roles without TEMPORARY."""
     replace: Replace = Replace.DELETE
     """How a full refresh replaces rows. `delete` never makes a reader wait, keeps views, grants and indexes, and leaves the old rows to vacuum; `truncate` is faster and leaves no
-    dead rows, but readers wait while it loads; `swap` puts a new table in the place of the old one, keeps grants, and is refused under views."""
+    dead rows, but readers wait while it loads; `swap` puts a new table in the place of the old one, keeps grants, and is refused under views.
+    A refresh that keeps deleted rows replaces none, and so does none of the three."""
     nul_characters: Literal["refuse", "remove"] = "refuse"
-    """What to do with NUL characters in text and JSON, which PostgreSQL cannot hold: refuse the load, or remove and count them."""
+    """What to do with NUL characters in text and JSON, which PostgreSQL cannot hold: refuse the row, which then is in `<table>__rejected`, or remove and count them."""
     work_mem: str = Field(default="64MB", pattern=r"^\d+(kB|MB|GB)$")
     """Memory for each sort or join of a merge on the server."""
 

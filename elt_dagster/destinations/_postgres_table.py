@@ -16,9 +16,9 @@ from elt_dagster.destinations._postgres_types import (
     readable,
     representable_schema,
 )
-from elt_dagster.destinations.base import STATE_TABLE, LoadPlan, State, TableRef
+from elt_dagster.destinations.base import DELETED_AT, STATE_TABLE, LoadPlan, State, TableRef
 from elt_dagster.destinations.drift import Evolution, by_name, evolve, merged_schema
-from elt_dagster.destinations.plans import check_adoption, check_owner
+from elt_dagster.destinations.plans import arriving, check_adoption, check_owner, keeps_rows
 from elt_dagster.destinations.sql import comment_on_column, comment_on_table, quote, quoted
 from elt_dagster.errors import DestinationError
 from elt_dagster.model import LoadMode
@@ -46,10 +46,15 @@ SELECT a.attname::text AS name, CASE WHEN t.typtype = 'd' THEN b.typname ELSE t.
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type b ON b.oid = t.typbasetype AND t.typtype = 'd'
 WHERE a.attrelid = $1::int8::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
+_TYPES = """
+SELECT attname::text AS name, format_type(atttypid, atttypmod) AS type FROM pg_attribute
+WHERE attrelid = $1::int8::oid AND attnum > 0 AND NOT attisdropped
+"""
 _INDEXED = """
 SELECT EXISTS (SELECT FROM pg_index i JOIN pg_am m ON m.amname = $3
     JOIN pg_class c ON c.oid = i.indexrelid AND c.relam = m.oid
-    WHERE i.indrelid = $1::int8::oid AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+    WHERE i.indrelid = $1::int8::oid AND i.indisvalid AND i.indexprs IS NULL
+    AND pg_get_expr(i.indpred, i.indrelid) IS NOT DISTINCT FROM $5
     AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text) FROM pg_attribute a WHERE a.attrelid = i.indrelid
          AND a.attnum = ANY ((i.indkey::int2[])[0:$4::integer - 1])) = (SELECT array_agg(w ORDER BY w) FROM unnest($2::text[]) w))
 """
@@ -91,26 +96,42 @@ def find(session: Session, plan: LoadPlan) -> Found:
     entry = names.get(plan.table.name)
     if entry is None:
         return Found(None, None, mine)
-    if entry.kind not in _LOADABLE:
-        raise DestinationError(
-            f"{plan.table} is {_KINDS.get(entry.kind, 'no table')}, and rows cannot be loaded into it.",
-            fix="Give this stream another `table`.",
-        )
+    _check_loadable(entry)
     columns = columns_of(session, entry)
     if owner is None:
         check_adoption(plan, columns, representable_schema(plan.columns), folded)
     return Found(entry, columns, mine)
 
 
-def check_rights(session: Session, plan: LoadPlan, found: Found, *, temporary: bool) -> None:
-    """Raise DestinationError, with the GRANT to run, when this role cannot do what a load needs."""
+def loadable(session: Session, table: TableRef) -> Entry | None:
+    """The table, or None if there is nothing of that name. Raises DestinationError for a view and the like."""
+    entry = entries(session, table.schema, [table.name]).get(table.name)
+    if entry is not None:
+        _check_loadable(entry)
+    return entry
+
+
+def _check_loadable(entry: Entry) -> None:
+    if entry.kind not in _LOADABLE:
+        raise DestinationError(
+            f"{entry.table} is {_KINDS.get(entry.kind, 'no table')}, and rows cannot be loaded into it.",
+            fix="Give this stream another `table`.",
+        )
+
+
+def check_rights(session: Session, plan: LoadPlan, found: Sequence[Found], *, temporary: bool) -> None:
+    """Raise DestinationError, with the GRANT to run, when this role cannot do what a load needs.
+
+    ``found`` is the plan's table and, where the load keeps it, the history table.
+    """
     (rights,) = session.rows(_RIGHTS, plan.table.schema)
     role, schema = quote(rights["role"]), quote(plan.table.schema)
-    if found.entry is not None and not found.entry.may_write:
-        what = f"write to {plan.table}", f"SELECT, INSERT, UPDATE, DELETE ON {qualified(plan.table)}"
+    makes_table = any(f.entry is None for f in found) or not entries(session, plan.table.schema, [STATE_TABLE])
+    if shut := next((f.entry.table for f in found if f.entry is not None and not f.entry.may_write), None):
+        what = f"write to {shut}", f"SELECT, INSERT, UPDATE, DELETE ON {qualified(shut)}"
     elif not rights["has_schema"] and not rights["may_make_schema"]:
         what = f"make the schema {plan.table.schema}", f"CREATE ON DATABASE {quote(rights['database'])}"
-    elif rights["has_schema"] and not rights["may_make_table"] and (found.entry is None or found.state is None):
+    elif rights["has_schema"] and not rights["may_make_table"] and makes_table:
         what = f"make tables in the schema {plan.table.schema}", f"USAGE, CREATE ON SCHEMA {schema}"
     elif temporary and not rights["may_stage"]:
         what = "make temporary tables", f"TEMPORARY ON DATABASE {quote(rights['database'])}"
@@ -122,8 +143,11 @@ def check_rights(session: Session, plan: LoadPlan, found: Found, *, temporary: b
 def planned_evolution(plan: LoadPlan, table: pa.Schema | None, arrived: Sequence[pa.Schema]) -> Evolution:
     """What the plan and the shapes that arrived do to the table's columns. Raises DestinationError, see `drift.evolve`."""
     planned = representable_schema(plan.columns)
-    incoming = merged_schema([planned, *(representable_schema(s) for s in arrived)], folded, str(plan.table))
-    rebuild = plan.mode is LoadMode.REPLACE
+    shapes = [representable_schema(s) for s in arriving(plan, arrived)]
+    incoming = merged_schema([planned, *shapes], folded, str(plan.table))
+    rebuild = plan.mode is LoadMode.REPLACE and not keeps_rows(plan)
+    if table is not None and DELETED_AT in planned.names and DELETED_AT not in table.names:
+        table = table.append(planned.field(DELETED_AT))  # ours: no policy on the source's columns keeps it out
     return evolve(table, planned, incoming, plan.drift, rebuild=rebuild, fold=folded, where=str(plan.table))
 
 
@@ -173,12 +197,15 @@ def alter(session: Session, table: str, before: Found, columns: pa.Schema, descr
         session.run(comment_on_table(table, description))
 
 
-def ensure_index(session: Session, table: TableRef, columns: Sequence[str], method: str = "btree") -> None:
-    """Make an index that finds rows by ``columns``, unless there is one that begins with them."""
+def ensure_index(
+    session: Session, table: TableRef, columns: Sequence[str], method: str = "btree", where: str | None = None
+) -> None:
+    """Make an index that finds rows by ``columns``, unless there is one that begins with them; only of rows where the column ``where`` is true."""
     (entry,) = entries(session, table.schema, [table.name]).values()
-    if not session.value(_INDEXED, entry.oid, list(columns), method, len(columns)):
+    if not session.value(_INDEXED, entry.oid, list(columns), method, len(columns), where):
         options = " WITH (autosummarize = on)" if method == "brin" else ""
-        session.run(f"CREATE INDEX ON {qualified(table)} USING {method} ({quoted(columns)}){options}")
+        condition = f" WHERE {quote(where)}" if where is not None else ""
+        session.run(f"CREATE INDEX ON {qualified(table)} USING {method} ({quoted(columns)}){options}{condition}")
 
 
 def entries(session: Session, schema: str, names: Sequence[str] | None = None) -> dict[str, Entry]:
@@ -193,6 +220,11 @@ def columns_of(session: Session, entry: Entry) -> pa.Schema:
     """Columns with canonical types and descriptions."""
     rows = session.rows(_COLUMNS, entry.oid)
     return pa.schema([column(r["name"], column_kind(r), description=r["comment"]) for r in rows])
+
+
+def sql_types(session: Session, entry: Entry) -> dict[str, str]:
+    """The type of each column by name, as PostgreSQL writes it."""
+    return {r["name"]: r["type"] for r in session.rows(_TYPES, entry.oid)}
 
 
 def readable_columns(session: Session, entry: Entry) -> dict[str, tuple[pa.DataType, str]]:

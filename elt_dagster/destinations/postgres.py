@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from elt_dagster.destinations._postgres_errors import explaining
+from elt_dagster.destinations._postgres_history import find_history
 from elt_dagster.destinations._postgres_load import PostgresLoad, Warehouse, check_names
 from elt_dagster.destinations._postgres_read import partly_fetched, planned_select, streamed
 from elt_dagster.destinations._postgres_session import Session, lock, qualified
@@ -90,7 +91,8 @@ class Postgres(Destination[PostgresConfig]):
                 found = find(session, plan)
                 planned_evolution(plan, found.columns, [])
                 temporary = self.config.staging is StagingKind.TEMP
-                check_rights(session, plan, found, temporary=temporary)
+                companions = [find_history(session, plan)] if plan.history else []
+                check_rights(session, plan, [found, *companions], temporary=temporary)
                 if not temporary:
                     sweep(session, plan.table.schema)
         except BaseException:

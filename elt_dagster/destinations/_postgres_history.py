@@ -1,0 +1,82 @@
+"""History tables in PostgreSQL; what they are is said in `elt_dagster.destinations.history`."""
+
+import pyarrow as pa
+
+from elt_dagster.destinations._postgres_session import Session, qualified
+from elt_dagster.destinations._postgres_table import Found, alter, columns_of, create, ensure_index, loadable
+from elt_dagster.destinations._postgres_types import DIALECT, converted, folded
+from elt_dagster.destinations.base import DELETED_AT, LoadPlan
+from elt_dagster.destinations.drift import OURS, by_name
+from elt_dagster.destinations.history import (
+    IS_CURRENT,
+    VALIDITY,
+    history_columns,
+    history_table,
+    is_complete_comparison,
+    update_statements,
+)
+from elt_dagster.destinations.sql import quote
+from elt_dagster.model import DeleteMode
+
+
+def find_history(session: Session, plan: LoadPlan) -> Found:
+    """The history table as it is. Raises DestinationError when something else has its name."""
+    where = history_table(plan.table)
+    entry = loadable(session, where)
+    found = columns_of(session, entry) if entry is not None else None
+    history_columns(pa.schema([]), found, folded, where)
+    return Found(entry, found, None)
+
+
+def keep_history(session: Session, plan: LoadPlan, columns: pa.Schema, *, now: str, touched: str | None) -> None:
+    """Bring the history table to what the plan's table, with ``columns``, now is.
+
+    ``now`` is SQL for the commit's time, ``touched`` a relation with the keys outside of which nothing changed (None: that is not known).
+    """
+    where = history_table(plan.table)
+    before, history = find_history(session, plan), qualified(where)
+    wanted = history_columns(columns, before.columns, folded, where)
+    text = f"Every version of the rows of {plan.table}."
+    if before.columns is None:
+        create(session, history, wanted, text)
+    else:
+        alter(session, history, before, wanted, text)
+    if before.columns is not None and plan.reset_history:
+        session.run(f"DELETE FROM {history}")
+    # Made first: the statements look every key up in it.
+    ensure_index(session, where, plan.primary_key, where=IS_CURRENT)
+    goes_on = before.columns is not None and not plan.reset_history
+    content = pa.schema([f for f in wanted if f.name not in VALIDITY.names])
+    statements = update_statements(
+        plan, _as_in_history(plan, columns, content), history, content.names, same=_same_version(plan, content), now=now,
+        touched=None if is_complete_comparison(plan, had_history=goes_on) else touched,
+    )  # fmt: skip
+    for statement in statements:
+        session.run(statement)
+
+
+def _as_in_history(plan: LoadPlan, columns: pa.Schema, content: pa.Schema) -> str:
+    """The plan's table in the columns and types of its history; what it has no more is NULL."""
+    have = by_name(columns, folded)
+    terms: list[str] = []
+    for field in content:
+        known = have.get(field.name)
+        value = (
+            converted(f"c.{quote(field.name)}", known.type, field.type)
+            if known is not None
+            else f"NULL::{DIALECT.column_type(field.type)}"
+        )
+        terms.append(f"{value} AS {quote(field.name)}")
+    if plan.deletes is DeleteMode.SOFT:
+        terms.append(f"c.{quote(DELETED_AT)}")
+    return f"(SELECT {', '.join(terms)} FROM {qualified(plan.table)} AS c)"
+
+
+def _same_version(plan: LoadPlan, content: pa.Schema) -> str:
+    """The condition that t and h agree; intervals as text, for '1 month' equals '30 days' otherwise."""
+    terms: list[str] = []
+    for field in content:
+        if field.name not in plan.primary_key and not field.name.startswith(OURS):
+            cast = "::text" if pa.types.is_interval(field.type) else ""
+            terms.append(f"t.{quote(field.name)}{cast} IS NOT DISTINCT FROM h.{quote(field.name)}{cast}")
+    return f"({' AND '.join(terms)})" if terms else "true"

@@ -1,0 +1,192 @@
+"""What one commit does to the rows of its PostgreSQL table, inside the transaction that `_postgres_load` holds."""
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from elt_dagster.destinations._postgres_merge import Merge, Merged
+from elt_dagster.destinations._postgres_read import bound
+from elt_dagster.destinations._postgres_rows import analyze, insert, insert_new, keep_last, staged
+from elt_dagster.destinations._postgres_session import Session, qualified
+from elt_dagster.destinations._postgres_settings import Replace
+from elt_dagster.destinations._postgres_stage import Part
+from elt_dagster.destinations._postgres_swap import begin_swap, finish_swap
+from elt_dagster.destinations._postgres_table import Found, alter, create, ensure_index, table_size
+from elt_dagster.destinations._postgres_types import folded
+from elt_dagster.destinations.base import DELETED_AT, Committed, LoadPlan
+from elt_dagster.destinations.drift import Evolution
+from elt_dagster.destinations.plans import keeps_rows, needs_arrival, row_identity
+from elt_dagster.destinations.sql import literal, quote, same_key
+from elt_dagster.model import DeleteMode, LoadMode
+from elt_dagster.model.types import TIMESTAMP_UTC
+
+_STAMPS = {"_elt_loaded_at": "now", "_elt_run_id": "run"}
+
+
+@dataclass(slots=True, kw_only=True)
+class Write:
+    """The rows of one commit on their way from ``parts`` into the table."""
+
+    session: Session
+    plan: LoadPlan
+    how: Replace
+    parts: list[Part]
+    rows: int
+    """How many rows are staged, and after `_source` how many are left of them."""
+    seen: bool
+    """Whether an earlier commit of this load noted what is left of the table's own rows (`insert_new`)."""
+    now: str
+    """The commit's time, as SQL."""
+    rejected: str | None
+    """The table of staged rows that were set aside, if there are any: what it holds was found at the source, all the same."""
+    columns: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    merge: Merge | None = None
+
+    @property
+    def table(self) -> str:
+        """The table's quoted name."""
+        return qualified(self.plan.table)
+
+    def run(self, before: Found, evolution: Evolution) -> Committed:
+        """Bring table and rows to what the plan says; ``before`` is what was found."""
+        self.columns = evolution.columns
+        if before.columns is None:
+            done, size = self._fill()
+        elif self.plan.mode is LoadMode.REPLACE and not keeps_rows(self.plan):
+            done, size = self._replace(before)
+        else:
+            alter(self.session, self.table, before, self.columns, self.plan.description)
+            done = self._change(before.columns)
+            size = table_size(self.session, self.plan.table)
+        return Committed(
+            inserted=done.inserted, updated=done.updated, deleted=done.deleted, table_rows=size,
+            columns=self.columns, schema_changes=evolution.changes,
+        )  # fmt: skip
+
+    def touched(self) -> str | None:
+        """A relation with the keys outside of which nothing changed; None when that is not known."""
+        return self.merge.touched() if self.merge is not None else None
+
+    def _fill(self) -> tuple[Merged, int]:
+        """A new table; its index is made last, which is faster than keeping it up to date."""
+        create(self.session, self.table, self.columns, self.plan.description)
+        inserted = insert(self.session, self.table, self._living(), self.columns.names)
+        self._index()
+        return Merged(inserted, 0, 0), inserted
+
+    def _replace(self, before: Found) -> tuple[Merged, int]:
+        if self.how is Replace.SWAP:
+            return self._swap()
+        if self.how is Replace.TRUNCATE:
+            deleted = table_size(self.session, self.plan.table)
+            self.session.run(f"TRUNCATE {self.table}")
+        else:  # takes no lock that a reader meets: until the commit everybody sees the old rows, and then the new ones
+            deleted = self.session.run(f"DELETE FROM {self.table}")
+        alter(self.session, self.table, before, self.columns, self.plan.description)
+        inserted = insert(self.session, self.table, self._living(), self.columns.names)
+        self._index()
+        return Merged(inserted, 0, deleted), inserted
+
+    def _swap(self) -> tuple[Merged, int]:
+        beside = begin_swap(self.session, self.plan.table, self.plan.load_id)
+        create(self.session, qualified(beside), self.columns, self.plan.description)
+        inserted = insert(self.session, qualified(beside), self._living(), self.columns.names)
+        deleted = table_size(self.session, self.plan.table)
+        finish_swap(self.session, beside, self.plan.table)
+        self._index()
+        return Merged(inserted, 0, deleted), inserted
+
+    def _change(self, had: pa.Schema) -> Merged:
+        """Rows come to, or in the place of, those that are there."""
+        plan = self.plan
+        removed = self._empty_window() if plan.replaces is not None and not keeps_rows(plan) else 0
+        if plan.mode is LoadMode.APPEND:
+            resumes = plan.boundary is not None and plan.cursor_field and plan.replaces is None and self.rows
+            inserted = (
+                self._insert_new(had, plan.cursor_field or "") if resumes
+                else insert(self.session, self.table, self._source(), self.columns.names)
+            )  # fmt: skip
+            return Merged(inserted, 0, removed)
+        ensure_index(self.session, plan.table, plan.primary_key)
+        source = self._source()
+        self.merge = Merge(
+            session=self.session, table=plan.table, source=source, primary_key=plan.primary_key,
+            columns=self.columns, rows=self.rows, deletes=plan.deletes if self._has_marks() else None,
+        )  # fmt: skip
+        done = self.merge.run()
+        is_refresh = plan.mode is LoadMode.REPLACE or plan.replaces is not None
+        if is_refresh and plan.deletes is DeleteMode.SOFT:
+            removed = self._mark_missing(source)
+        return Merged(done.inserted, done.updated, done.deleted + removed)
+
+    def _empty_window(self) -> int:
+        """The index tells where the window's rows are, as long as rows come about in order, and costs next to nothing."""
+        assert self.plan.replaces is not None  # noqa: S101 - for type checkers
+        ensure_index(self.session, self.plan.table, [self.plan.replaces.column], "brin")
+        return self.session.run(f"DELETE FROM {self.table} AS t WHERE {self._in_window()}")
+
+    def _in_window(self) -> str:
+        window = self.plan.replaces
+        if window is None:
+            return "true"
+        name = f"t.{quote(window.column)}"
+        return f"{name} >= {bound(window.start, window.column)} AND {name} < {bound(window.end, window.column)}"
+
+    def _mark_missing(self, source: str) -> int:
+        """Mark what a refresh did not find again; a row that came and did not fit was found."""
+        key = self.plan.primary_key
+        stamps = {"now": self.now, "run": literal(self.plan.run_id)}
+        values = {DELETED_AT: self.now, **{n: stamps[v] for n, v in _STAMPS.items() if n in self.columns.names}}
+        unfit = (
+            ""
+            if self.rejected is None
+            else f" AND NOT EXISTS (SELECT FROM {self.rejected} AS r WHERE "
+            + " AND ".join(f"r.row -> {literal(n)} = to_jsonb(t.{quote(n)})" for n in key)
+            + ")"
+        )
+        return self.session.run(
+            f"UPDATE {self.table} AS t SET {', '.join(f'{quote(n)} = {v}' for n, v in values.items())} "
+            f"WHERE t.{quote(DELETED_AT)} IS NULL AND {self._in_window()} "
+            f"AND NOT EXISTS (SELECT FROM {source} AS s WHERE {same_key(key)}){unfit}"
+        )
+
+    def _insert_new(self, had: pa.Schema, cursor: str) -> int:
+        """Resume an append. The index tells where the table's last rows are, and costs next to nothing while it grows."""
+        ensure_index(self.session, self.plan.table, [cursor], "brin")
+        identity = row_identity(self.plan, had, self.columns, folded)
+        inserted = insert_new(
+            self.session, self.table, self._source(), self.columns.names, identity=identity, cursor=cursor, resumed=self.seen
+        )  # fmt: skip
+        self.seen = True
+        return inserted
+
+    def _index(self) -> None:
+        """A merge looks every staged key up: without an index it would read the whole table for one changed row."""
+        if self.plan.primary_key:
+            ensure_index(self.session, self.plan.table, self.plan.primary_key)
+
+    def _has_marks(self) -> bool:
+        """Whether staged rows may be marked as deleted, and the mark counts."""
+        counts = self.plan.mode is not LoadMode.APPEND and self.plan.deletes is not DeleteMode.IGNORE
+        return counts and any(DELETED_AT in part.schema.names for part in self.parts)
+
+    def _living(self) -> str:
+        """The staged rows that a new table gets."""
+        source = self._source()
+        if self.plan.deletes is DeleteMode.HARD and self._has_marks():
+            return f"(SELECT s.* FROM {source} AS s WHERE s.{quote(DELETED_AT)} IS NULL)"
+        return source
+
+    def _source(self) -> str:
+        """The staged rows as a relation, one per key where that is asked for."""
+        plan, numbered = self.plan, needs_arrival(self.plan)
+        columns = self.columns
+        if self._has_marks() and DELETED_AT not in columns.names:
+            columns = columns.append(pa.field(DELETED_AT, TIMESTAMP_UTC))
+        source = staged(self.parts, columns, numbered=numbered)
+        if not numbered:
+            return source
+        analyze(self.session, self.parts, self.rows, plan.primary_key)
+        source, left_out = keep_last(self.session, source, plan.primary_key, plan.cursor_field)
+        self.rows -= left_out
+        return source
