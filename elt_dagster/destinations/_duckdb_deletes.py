@@ -18,6 +18,8 @@ from elt_dagster.destinations.sql import literal, no_key, quote, quoted, same_ke
 from elt_dagster.errors import ConfigError
 from elt_dagster.model import DeleteMode
 
+WINDOW = "_elt_window"
+"""The keys that were in the window before it was replaced; only where a history is kept."""
 _MARKED = "_elt_marked"
 _DELETED, _ALIVE = f"{quote(DELETED_AT)} IS NOT NULL", f"{quote(DELETED_AT)} IS NULL"
 
@@ -63,6 +65,8 @@ def clear_window(session: Session, plan: LoadPlan, table: str, columns: pa.Schem
     Where rows are kept, only those without a key go: nobody could tell whether they were found again.
     """
     among = _in_window(plan, columns)
+    if plan.history and plan.replaces is not None:
+        session.run(f"CREATE TEMP TABLE {WINDOW} AS SELECT {quoted(plan.primary_key)} FROM {table} WHERE {among}")
     if keeps_rows(plan):
         session.run(f"DELETE FROM {table} WHERE ({no_key(plan.primary_key)}) AND {among}")
         return 0

@@ -7,6 +7,7 @@ from datetime import datetime
 
 import pyarrow as pa
 
+from elt_dagster.destinations._duckdb_deletes import WINDOW
 from elt_dagster.destinations._duckdb_file import Session
 from elt_dagster.destinations._duckdb_rows import content_hash
 from elt_dagster.destinations._duckdb_staged import STAGED
@@ -22,20 +23,20 @@ from elt_dagster.destinations.history import (
     update_statements,
 )
 from elt_dagster.destinations.sql import no_key, quote, quoted
+from elt_dagster.model import LoadMode
 from elt_dagster.model.types import TIMESTAMP_UTC
 
 
-def keep_history(session: Session, plan: LoadPlan, columns: pa.Schema, now: datetime, *, first: bool) -> None:
+def keep_history(
+    session: Session, plan: LoadPlan, columns: pa.Schema, now: datetime, *, first: bool, is_new: bool
+) -> None:
     """Bring the history of the plan's table, whose ``columns`` and rows are final, up to ``now``.
 
-    ``first`` is True for a load's first commit, which alone may begin the history anew. Raises DestinationError when its name is taken.
+    ``first`` is True for a load's first commit, which alone may begin the history anew; ``is_new`` when the table was not there before.
+    Raises DestinationError when the history's name is taken.
     """
     kept, had_history = _prepare(session, plan, columns, anew=plan.reset_history and first)
-    touched = None
-    if not is_complete_comparison(plan, had_history=had_history):
-        known = by_name(kept, folded)
-        key = pa.schema([known[folded(name)] for name in plan.primary_key])
-        touched = f"({projected(STAGED, columns, key)})"
+    touched = None if is_new else _touched(plan, columns, kept, had_history=had_history, first=first)
     statements = update_statements(
         plan, _as_history_has_it(session, plan, columns, kept, single=not had_history),
         session.table(history_table(plan.table)), kept.names,
@@ -44,6 +45,18 @@ def keep_history(session: Session, plan: LoadPlan, columns: pa.Schema, now: date
     )  # fmt: skip
     for statement in statements if had_history else statements[1:]:
         session.run(statement)
+
+
+def _touched(plan: LoadPlan, columns: pa.Schema, kept: pa.Schema, *, had_history: bool, first: bool) -> str | None:
+    """The keys outside of which nothing has changed, in the history's types; None: any may have."""
+    window = plan.replaces is not None and plan.mode is not LoadMode.REPLACE
+    if not (had_history and window) and is_complete_comparison(plan, had_history=had_history):
+        return None
+    known = by_name(kept, folded)
+    key = pa.schema([known[folded(name)] for name in plan.primary_key])
+    touched = projected(STAGED, columns, key)
+    # A window is all that can have changed besides: the whole table need not be looked at for each of hundreds.
+    return f"({touched} UNION ALL {projected(WINDOW, columns, key)})" if window and first else f"({touched})"
 
 
 def _prepare(session: Session, plan: LoadPlan, columns: pa.Schema, *, anew: bool) -> tuple[pa.Schema, bool]:

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from elt_dagster.destinations._duckdb_deletes import apply_marks, clear_window, living, mark_missing
-from elt_dagster.destinations._duckdb_file import DatabaseFile, Session, explained
+from elt_dagster.destinations._duckdb_file import DatabaseFile, Session, explained, explaining
 from elt_dagster.destinations._duckdb_history import keep_history
 from elt_dagster.destinations._duckdb_rejected import set_aside
 from elt_dagster.destinations._duckdb_rows import insert, insert_new, keep_last, merge
@@ -60,10 +60,8 @@ class DuckDBLoad(Load):
                 committed, seen = self._transact(session, parts, checkpoint)
             except duckdb.Error as error:
                 wrong = self._misfits(session, parts, error)
-                try:
+                with explaining(f"loading {self._plan.table}"):
                     committed, seen = self._transact(session, parts, checkpoint, misfits=wrong)
-                except duckdb.Error as again:
-                    raise self._explained(again) from None
         self._seen = seen
         self._commits += 1
         self._staging.clear()
@@ -100,7 +98,7 @@ class DuckDBLoad(Load):
         else:
             committed, seen = self._add(session, before, evolution, now, marked=marked)
         if plan.history:
-            keep_history(session, plan, columns, now, first=not self._commits)
+            keep_history(session, plan, columns, now, first=not self._commits, is_new=before.columns is None)
         save_state(session, next_state(plan, before.state, checkpoint, now))
         return replace(committed, rejected=rejected, columns=columns, schema_changes=evolution.changes), seen
 
@@ -128,35 +126,47 @@ class DuckDBLoad(Load):
         self, session: Session, before: Found, evolution: Evolution, now: datetime, *, marked: bool
     ) -> tuple[Committed, pa.Table | None]:
         plan, columns, table = self._plan, evolution.columns, session.table(self._plan.table)
-        by_key, was_there = plan.mode is not LoadMode.APPEND, before.columns is not None
-        inserted = updated = deleted = 0
         seen = self._seen
         if before.columns is None:
             create(session, table, columns, plan.description)
+            rows = self._rows(session)
+            comes = marked and plan.mode is not LoadMode.APPEND and plan.deletes is not DeleteMode.SOFT
+            committed = Committed(inserted=insert(session, table, living(rows) if comes else rows, columns))
         else:
             alter(session, table, before, evolution, plan.description)
-        reads_all = plan.mode is LoadMode.REPLACE or plan.replaces is not None
-        if was_there and reads_all and not self._commits:
-            deleted = clear_window(session, plan, table, columns)
-        rows = self._rows(session)
-        if was_there and by_key:
-            if marked:
-                rows, gone = apply_marks(session, plan, table, rows, columns)
-                deleted += gone
-            inserted, updated = merge(session, table, rows, plan.primary_key, columns)
-            if reads_all and plan.deletes is DeleteMode.SOFT and not self._commits:
-                deleted += mark_missing(session, plan, table, columns, now)
-        elif before.columns is not None and plan.boundary is not None and plan.cursor_field and self._staging.rows:
-            identity = row_identity(plan, before.columns, columns, folded)
-            inserted, seen = insert_new(
-                session, table, rows, columns, identity=identity, cursor=plan.cursor_field, seen=seen
-            )
-        else:
-            if marked and by_key and plan.deletes is not DeleteMode.SOFT:
-                rows = living(rows)
-            inserted = insert(session, table, rows, columns)
-        table_rows = _count(session, plan.table)
-        return Committed(inserted=inserted, updated=updated, deleted=deleted, table_rows=table_rows), seen
+            cleared = self._clear(session, table, columns)
+            if plan.mode is LoadMode.APPEND:
+                committed, seen = self._append(session, before.columns, columns)
+            else:
+                committed = self._merge(session, columns, now, marked=marked)
+            committed = replace(committed, deleted=committed.deleted + cleared)
+        return replace(committed, table_rows=_count(session, plan.table)), seen
+
+    def _clear(self, session: Session, table: str, columns: pa.Schema) -> int:
+        return clear_window(session, self._plan, table, columns) if self._reads_all else 0
+
+    def _append(self, session: Session, before: pa.Schema, columns: pa.Schema) -> tuple[Committed, pa.Table | None]:
+        plan, table, rows = self._plan, session.table(self._plan.table), self._rows(session)
+        if plan.boundary is None or not plan.cursor_field or not self._staging.rows:
+            return Committed(inserted=insert(session, table, rows, columns)), self._seen
+        identity = row_identity(plan, before, columns, folded)
+        inserted, seen = insert_new(
+            session, table, rows, columns, identity=identity, cursor=plan.cursor_field, seen=self._seen
+        )
+        return Committed(inserted=inserted), seen
+
+    def _merge(self, session: Session, columns: pa.Schema, now: datetime, *, marked: bool) -> Committed:
+        plan, table, rows = self._plan, session.table(self._plan.table), self._rows(session)
+        rows, deleted = apply_marks(session, plan, table, rows, columns) if marked else (rows, 0)
+        inserted, updated = merge(session, table, rows, plan.primary_key, columns)
+        if self._reads_all and plan.deletes is DeleteMode.SOFT:
+            deleted += mark_missing(session, plan, table, columns, now)
+        return Committed(inserted=inserted, updated=updated, deleted=deleted)
+
+    @property
+    def _reads_all(self) -> bool:
+        """Whether what does not arrive is gone, in the table or in a window of it. A load's later commits only add to its first."""
+        return not self._commits and (self._plan.mode is LoadMode.REPLACE or self._plan.replaces is not None)
 
     def _rows(self, session: Session) -> str:
         plan = self._plan
@@ -166,12 +176,10 @@ class DuckDBLoad(Load):
         """The columns whose values made the load fail. Raises what ``error`` says when that was not the reason."""
         if isinstance(error, _MISFIT):
             session.run("ROLLBACK")
-            if wrong := misfits(session, self._plan, parts, self._columns):
-                return wrong
-        raise self._explained(error) from None
-
-    def _explained(self, error: duckdb.Error) -> Exception:
-        return explained(error, f"loading {self._plan.table}")
+            with explaining(f"loading {self._plan.table}"):
+                if wrong := misfits(session, self._plan, parts, self._columns):
+                    return wrong
+        raise explained(error, f"loading {self._plan.table}") from None
 
 
 def _count(session: Session, table: TableRef) -> int:
