@@ -18,7 +18,7 @@ from elt_dagster.model.types import type_name
 
 
 def slicing_of(sync: SyncSpec, resolved: ResolvedBinding) -> Slicing | None:
-    """How a stream is cut into windows, None when it is loaded whole. Raises ConfigError where its own ``slicing`` cannot work."""
+    """How a stream is cut into windows, None when it is loaded whole. Raises ConfigError where it insists (``sliced``) and cannot be."""
     slicing = sync.slicing_of(resolved.binding)
     if slicing is None:
         return None
@@ -30,7 +30,7 @@ def slicing_of(sync: SyncSpec, resolved: ResolvedBinding) -> Slicing | None:
                 fix="Set slicing.window to 1d or more.",
             )
     except ConfigError:
-        if resolved.binding.slicing is not None:
+        if resolved.binding.sliced:
             raise
         return None
     return slicing

@@ -1,12 +1,13 @@
 """Cutting a stream's history into windows of time, one Dagster partition each."""
 
 import re
-from datetime import date
+from datetime import date, datetime
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import field_validator
 
-from elt_dagster.errors import nearest
+from elt_dagster.errors import ConfigError, nearest
+from elt_dagster.model.batch import Window
 from elt_dagster.model.part import Part
 
 _CRONS = {
@@ -30,6 +31,24 @@ def known_zone(value: str) -> str:
     except (KeyError, ValueError, OSError):
         raise ValueError(f"there is no time zone {value!r}. {nearest(value, sorted(available_timezones()))}") from None
     return value
+
+
+def parse_window(start: str, end: str, timezone: str = "UTC") -> Window:
+    """The window between two dates or times (ISO 8601; without an offset in ``timezone``). Raises ConfigError for what is none."""
+    begins, ends = _parse_time(start, timezone), _parse_time(end, timezone)
+    if begins >= ends:
+        raise ConfigError(f"The window from {start} to {end} ends before it begins.", fix="The end is exclusive.")
+    return Window(begins, ends)
+
+
+def _parse_time(text: str, timezone: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(
+            f"{text!r} is no date or time.", fix="Write it like 2026-07-01 or 2026-07-01T06:00."
+        ) from None
+    return found if found.tzinfo is not None else found.replace(tzinfo=ZoneInfo(timezone))
 
 
 class Slicing(Part):

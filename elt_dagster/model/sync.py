@@ -92,8 +92,8 @@ class TableBinding(Part):
     """Column that tells a deleted row: true, or a date where it is no boolean; by default the source's own, if it has one."""
     enabled_history_table: bool = False
     """Keep every version of a row in `<table>__history`, with `_valid_from`, `_valid_to` and `_is_current`."""
-    slicing: Slicing | None = None
-    """Windows of this stream, for execution_mode fan_out_window; by default the sync's."""
+    sliced: bool | None = None
+    """For execution_mode fan_out_window: false loads this stream whole, true insists on windows; by default windows where its cursor is a time."""
     checks: Checks | None = None
     """What is checked after each load of this stream; by default the sync's."""
     full_sync_always: bool = False
@@ -128,9 +128,9 @@ class TableBinding(Part):
 
     @model_validator(mode="after")
     def _flags_agree(self) -> "TableBinding":
-        if self.slicing is not None and (self.full_sync_always or self.full_sync_at_midnight):
+        if self.sliced and (self.full_sync_always or self.full_sync_at_midnight):
             raise MisplacedError(
-                ("slicing",),
+                ("sliced",),
                 "a stream that is loaded in windows has no full refresh; take full_sync_always and full_sync_at_midnight away",
             )
         if self.protected_from_full_sync and (self.full_sync_always or self.full_sync_at_midnight):
@@ -188,7 +188,7 @@ class SyncSpec(Part):
     execution_mode: ExecutionMode = ExecutionMode.SEQUENTIAL
     """sequential, fan_out_entity or fan_out_window."""
     slicing: Slicing | None = None
-    """For fan_out_window: the windows of every stream that can be read by time; the others are loaded whole."""
+    """For fan_out_window: the windows into which every stream is cut that can be read by time; the others are loaded whole."""
     execution: Execution = Execution()
     """Concurrency and retries."""
     freshness_sla_seconds: int | None = Field(default=None, ge=MIN_FRESHNESS_SECONDS)
@@ -257,18 +257,19 @@ class SyncSpec(Part):
         return self
 
     def _check_slicing(self) -> None:
-        own = [i for i, binding in enumerate(self.streams) if binding.slicing is not None]
-        if self.execution_mode is ExecutionMode.FAN_OUT_WINDOW:
-            if self.slicing is None and not own:
-                raise ValueError("execution_mode fan_out_window needs `slicing`, of the sync or of a stream")
-        elif self.slicing is not None or own:
-            path = ("slicing",) if self.slicing is not None else ("streams", own[0], "slicing")
-            raise MisplacedError(path, "slicing needs execution_mode fan_out_window")
+        windows = self.execution_mode is ExecutionMode.FAN_OUT_WINDOW
+        if windows and self.slicing is None:
+            raise ValueError("execution_mode fan_out_window needs `slicing`: the window and the first day")
+        if self.slicing is not None and not windows:
+            raise MisplacedError(("slicing",), "slicing needs execution_mode fan_out_window")
+        for i, binding in enumerate(self.streams):
+            if binding.sliced and not windows:
+                raise MisplacedError(("streams", i, "sliced"), "sliced needs execution_mode fan_out_window")
 
     def slicing_of(self, binding: TableBinding) -> Slicing | None:
         """How ``binding`` is cut into windows, with the zone filled in; None when it is loaded whole."""
-        slicing = binding.slicing or self.slicing
-        if slicing is None or binding.full_sync_always or binding.full_sync_at_midnight:
+        slicing = self.slicing
+        if slicing is None or binding.sliced is False or binding.full_sync_always or binding.full_sync_at_midnight:
             return None
         zone = self.schedule.timezone if self.schedule is not None else "UTC"
         return slicing if slicing.timezone else slicing.model_copy(update={"timezone": zone})

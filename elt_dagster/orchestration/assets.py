@@ -1,20 +1,23 @@
 """One asset, hence one step, per binding: a failing stream leaves its siblings alone, and a re-execution runs only what failed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import dagster as dg
 
 from elt_dagster.control.configured import ConfiguredSync
-from elt_dagster.engine import StreamRead
+from elt_dagster.engine import StreamRead, resolve_binding
 from elt_dagster.errors import ConfigError, EltError
 from elt_dagster.model import RunMode, TriggeredBy
+from elt_dagster.orchestration.checking import StepChecks
+from elt_dagster.orchestration.checks import check_specs
 from elt_dagster.orchestration.errors import REASON, dagster_errors, failure, retry_policy
 from elt_dagster.orchestration.io_manager import io_manager_key
 from elt_dagster.orchestration.metadata import SYNC
 from elt_dagster.orchestration.resources import SyncRun
 from elt_dagster.orchestration.tags import RUN_MODE_TAG, SYNC_TAG, sync_tags, trigger_tags
 from elt_dagster.orchestration.translator import BindingProps, SyncTranslator, group_name
+from elt_dagster.orchestration.windows import run_window
 
 BROKEN = "broken"
 
@@ -44,28 +47,32 @@ def _build_asset(props: BindingProps, spec: dg.AssetSpec, sync_keys: frozenset[d
     sync, stream = props.sync, props.resolved.stream.name
     execution = sync.spec.execution
 
-    @dg.asset(
-        key=spec.key,
-        deps=list(spec.deps),
-        description=spec.description,
-        metadata=spec.metadata,
-        group_name=spec.group_name,
-        owners=list(spec.owners),
-        tags=spec.tags,  # kinds are among them
-        code_version=spec.code_version,
-        automation_condition=spec.automation_condition,
-        partitions_def=spec.partitions_def,
-        freshness_policy=spec.freshness_policy,
-        io_manager_key=io_manager_key(sync.spec.destination),
+    # One asset; `multi_asset`, because only there may a person run the checks without the load.
+    @dg.multi_asset(
+        name=spec.key.to_python_identifier(),
+        specs=[spec.with_io_manager_key(io_manager_key(sync.spec.destination))],
+        check_specs=check_specs(sync.spec, props.resolved, spec.key),
+        can_subset=True,
         retry_policy=retry_policy(execution),
     )
-    def load(context: dg.AssetExecutionContext, sync_run: SyncRun) -> StreamRead:
+    def load(
+        context: dg.AssetExecutionContext, sync_run: SyncRun
+    ) -> Iterator[dg.Output[StreamRead] | dg.AssetCheckResult]:
+        if not context.selected_asset_keys:
+            yield from StepChecks(context=context, sync=sync, resolved=props.resolved, key=spec.key).alone()
+            return
         with dagster_errors(execution, attempt=context.retry_number, stream=stream):
             mode = sync_run.mode(context.run.tags)
             _keep_tags(context, sync, sync_keys, mode)
             reset = sync_run.reset_history_table
-            read = sync.read(stream, run_id=context.run.run_id, run_mode=mode, reset_history=reset)
-            return with_discovered_stream(sync, read)
+            window = run_window(context, sync_run)
+            read = sync.read(stream, run_id=context.run.run_id, run_mode=mode, window=window, reset_history=reset)
+            read = with_discovered_stream(sync, read)
+            resolved = resolve_binding(read.binding, read.stream)
+        step = StepChecks(context=context, sync=sync, resolved=resolved, key=spec.key)
+        watched = step.watched(read)
+        yield dg.Output(watched, output_name=spec.key.to_python_identifier())  # the IO manager loads it here
+        yield from step.after(watched)
 
     return load
 

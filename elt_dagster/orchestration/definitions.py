@@ -167,7 +167,7 @@ class _Builder:
         keys = [a.key for a in assets]
         job = build_job(sync, keys)
         midnight = [k for k, b in zip(keys, spec.streams, strict=True) if b.full_sync_at_midnight]
-        schedules = build_schedules(sync, midnight)
+        schedules = build_schedules(sync, assets, midnight)
         self._claim(spec.slug, [*keys, job_name(spec.slug)])
         self.resources[io_key] = io_manager
         self.assets += assets

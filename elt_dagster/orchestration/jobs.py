@@ -1,7 +1,7 @@
 """A job per sync, and the schedules that start it."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dagster as dg
@@ -11,6 +11,7 @@ from elt_dagster.model import ExecutionMode, RunMode, SyncStatus, TriggeredBy, T
 from elt_dagster.orchestration.resources import run_config
 from elt_dagster.orchestration.tags import sync_tags, trigger_tags
 from elt_dagster.orchestration.translator import group_name
+from elt_dagster.orchestration.windows import newest_to_load
 
 MIDNIGHT_CRON = "0 0 * * *"
 _PRELOADED = ["elt_dagster.orchestration.definitions", "duckdb"]
@@ -46,26 +47,60 @@ def _executor(sync: ConfiguredSync) -> dg.ExecutorDefinition:
     return dg.multiprocess_executor.configured(config)
 
 
-def build_schedules(sync: ConfiguredSync, midnight_keys: Sequence[dg.AssetKey]) -> list[dg.ScheduleDefinition]:
+def build_schedules(
+    sync: ConfiguredSync, assets: Sequence[dg.AssetsDefinition], midnight_keys: Sequence[dg.AssetKey]
+) -> list[dg.ScheduleDefinition]:
     """The sync's own schedule, and one at midnight in its zone for ``midnight_keys``, the assets that then start afresh."""
     if sync.spec.schedule is None:
         return []
     name = job_name(sync.spec.slug)
-    schedules = [_schedule(sync, f"{name}_schedule", sync.spec.schedule.cron, TriggeredBy.SCHEDULE, None)]
+    windows = [asset for asset in assets if asset.partitions_def is not None]
+    own = f"{name}_schedule"
+    request = _window_request(sync, own, windows, assets) if windows else _request(sync, own, TriggeredBy.SCHEDULE)
+    schedules = [_schedule(sync, own, sync.spec.schedule.cron, request)]
     if midnight_keys:
-        schedules.append(_schedule(sync, f"{name}_midnight", MIDNIGHT_CRON, TriggeredBy.MIDNIGHT, midnight_keys))
+        again = _request(sync, f"{name}_midnight", TriggeredBy.MIDNIGHT, midnight_keys)
+        schedules.append(_schedule(sync, f"{name}_midnight", MIDNIGHT_CRON, again))
     return schedules
 
 
-def _schedule(
-    sync: ConfiguredSync, name: str, cron: str, by: TriggeredBy, keys: Sequence[dg.AssetKey] | None
-) -> dg.ScheduleDefinition:
+_Request = Callable[[dg.ScheduleEvaluationContext], dg.RunRequest | dg.SkipReason]
+
+
+def _request(sync: ConfiguredSync, name: str, by: TriggeredBy, keys: Sequence[dg.AssetKey] | None = None) -> _Request:
     mode = RunMode.FULL_REFRESH if by is TriggeredBy.MIDNIGHT else RunMode.INCREMENTAL
-    tags: Mapping[str, str] = {**sync_tags(sync.id, sync.spec.slug), **trigger_tags(by, name, mode)}
+    tags = {**sync_tags(sync.id, sync.spec.slug), **trigger_tags(by, name, mode)}
 
     def request(_: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         return dg.RunRequest(run_config=run_config(mode), tags=tags, asset_selection=keys)
 
+    return request
+
+
+def _window_request(
+    sync: ConfiguredSync, name: str, windows: Sequence[dg.AssetsDefinition], assets: Sequence[dg.AssetsDefinition]
+) -> _Request:
+    """The newest window, once it has ended; the streams that have none are loaded by every tick."""
+    partitions = windows[0].partitions_def
+    assert isinstance(partitions, dg.TimeWindowPartitionsDefinition)  # noqa: S101 - for the type checkers
+    whole = [asset.key for asset in assets if asset.partitions_def is None]
+    tags = {**sync_tags(sync.id, sync.spec.slug), **trigger_tags(TriggeredBy.SCHEDULE, name, RunMode.INCREMENTAL)}
+
+    def request(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        newest = newest_to_load(context, partitions, [asset.key for asset in windows])
+        if newest is None and not whole:
+            return dg.SkipReason("Every window that has ended is loaded.")
+        return dg.RunRequest(
+            run_config=run_config(RunMode.INCREMENTAL),
+            tags=tags,
+            partition_key=newest,
+            asset_selection=whole if newest is None else None,
+        )
+
+    return request
+
+
+def _schedule(sync: ConfiguredSync, name: str, cron: str, request: _Request) -> dg.ScheduleDefinition:
     assert sync.spec.schedule is not None  # noqa: S101 - for the type checkers; the caller looked
     return dg.ScheduleDefinition(
         name=name,

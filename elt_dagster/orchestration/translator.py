@@ -16,7 +16,9 @@ import dagster as dg
 
 from elt_dagster.control.configured import ConfiguredSync
 from elt_dagster.engine import ResolvedBinding
+from elt_dagster.engine.windows import slicing_of
 from elt_dagster.orchestration.metadata import SYNC, definition_metadata
+from elt_dagster.orchestration.windows import partitions_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,7 @@ class SyncTranslator:
     def get_asset_spec(self, props: BindingProps) -> dg.AssetSpec:
         """The asset of one binding. Keep ``dagster/table_name`` in the metadata if you change the key: downstream assets read by it."""
         spec, resolved = props.sync.spec, props.resolved
+        slicing = slicing_of(spec, resolved)
         sla = spec.freshness_sla_seconds
         return dg.AssetSpec(
             key=props.key,
@@ -57,6 +60,7 @@ class SyncTranslator:
             owners=list(spec.owners),
             tags={**spec.tags, SYNC: spec.slug},
             kinds={props.source_kind, props.warehouse_kind},
+            partitions_def=partitions_of(slicing) if slicing is not None else None,
             freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(seconds=sla)) if sla else None,
             metadata=definition_metadata(
                 resolved,

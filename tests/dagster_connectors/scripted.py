@@ -72,6 +72,9 @@ class Scripted(Connector[ScriptedConfig]):
         since = request.since.cursor if request.since is not None else None
         first = int((since - FIRST).total_seconds()) if isinstance(since, datetime) else 1
         rows = int(self._said("rows") or self.config.rows)
+        if request.window is not None:
+            first = max(1, int((request.window.start - FIRST).total_seconds()))
+            rows = min(rows, int((request.window.end - FIRST).total_seconds()) - 1)
         for start in range(first, rows + 1, self.config.batch_rows):
             self._pause(short)
             ids = range(start, min(start + self.config.batch_rows, rows + 1))
