@@ -12,8 +12,9 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -63,6 +64,37 @@ def database(prefix: str = "elt") -> Iterator[str]:
         _execute(server, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
+@dataclass(frozen=True, slots=True)
+class OwnServer:
+    """A server for one test, which may do to it what others would not survive."""
+
+    url: str
+    _binaries: Path
+    _folder: Path
+
+    def restart(self) -> None:
+        """End it as a power cut would, and start it again: what was committed is there, who was connected is not."""
+        self._control("-l", str(self._folder / "log"), "-m", "immediate", "-w", "-t", "60", "restart")
+
+    def _control(self, *arguments: str) -> None:
+        _run(self._folder, self._binaries / "pg_ctl", "-D", self._folder / "data", *arguments)
+
+
+@contextmanager
+def own_server() -> Iterator[OwnServer]:
+    """A server that nobody else uses. Skips the test, or fails it under ``CI``, where there are no server programs."""
+    binaries = _binaries() or _no_server()
+    folder = Path(tempfile.mkdtemp(prefix="elt-dagster-pg-"))
+    # unlike the shared one, it has to keep what it said was committed
+    server = OwnServer(_launch(binaries, folder, {**_OPTIONS, "synchronous_commit": "on"}), binaries, folder)
+    _watch(binaries, os.getpid(), folder, "")
+    try:
+        yield server
+    finally:
+        server._control("-m", "immediate", "stop")
+        shutil.rmtree(folder)
+
+
 def _execute(url: str, sql: str) -> None:
     connection = psycopg2.connect(url)
     connection.autocommit = True
@@ -95,6 +127,13 @@ def _session_process() -> int:
 
 def _start(binaries: Path, owner: int, note: Path) -> str:
     folder = Path(tempfile.mkdtemp(prefix="elt-dagster-pg-"))
+    url = _launch(binaries, folder, _OPTIONS)
+    _watch(binaries, owner, folder, f"{note} {note}.lock")
+    return url
+
+
+def _launch(binaries: Path, folder: Path, settings: Mapping[str, str]) -> str:
+    """Make a server in ``folder`` and start it; its superuser's URL."""
     data, password = folder / "data", folder / "password"
     password.write_text(PASSWORD)
     certificate(folder)
@@ -103,17 +142,21 @@ def _start(binaries: Path, owner: int, note: Path) -> str:
             os.chown(path, _NOBODY, _NOBODY)
     port = _free_port()
     tls = {"ssl": "on", "ssl_cert_file": folder / CERTIFICATE, "ssl_key_file": folder / "server.key"}
-    options = " ".join(f"-c {key}='{value}'" for key, value in {**_OPTIONS, **tls}.items())
+    options = " ".join(f"-c {key}='{value}'" for key, value in {**settings, **tls}.items())
     _run(folder, binaries / "initdb", "-D", data, "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync",
          "--auth=scram-sha-256", f"--pwfile={password}")  # fmt: skip
     _run(folder, binaries / "pg_ctl", "-D", data, "-l", folder / "log", "-w", "-t", "60", "-o",
          f"-h 127.0.0.1 -p {port} {options}", "start")  # fmt: skip
-    stop = _as_nobody([str(binaries / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop"])
+    return f"postgresql://postgres:{PASSWORD}@127.0.0.1:{port}/postgres"
+
+
+def _watch(binaries: Path, owner: int, folder: Path, notes: str) -> None:
+    """Stop the server in ``folder`` and remove ``notes`` when the process ``owner`` is gone."""
+    stop = _as_nobody([str(binaries / "pg_ctl"), "-D", str(folder / "data"), "-m", "immediate", "stop"])
     subprocess.Popen(
-        ["sh", "-c", _WATCHDOG, "watchdog", str(owner), str(folder), f"{note} {note}.lock", *stop],
+        ["sh", "-c", _WATCHDOG, "watchdog", str(owner), str(folder), notes, *stop],
         start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
     )  # fmt: skip
-    return f"postgresql://postgres:{PASSWORD}@127.0.0.1:{port}/postgres"
 
 
 def certificate(folder: Path) -> None:

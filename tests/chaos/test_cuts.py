@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +19,13 @@ from elt_dagster.destinations import _postgres_load
 from elt_dagster.destinations.base import LoadPlan
 from elt_dagster.destinations.duckdb import DuckDB
 from elt_dagster.errors import ConflictError, DestinationError, TransientError
-from elt_dagster.model import LoadMode
+from elt_dagster.model import Batch, LoadMode, ReadRequest
+from elt_dagster.registry import load_connector
 from elt_dagster.store import open_store
 from tests import servers
 from tests.chaos.child import FAILED, Step, Task, arm, read
 from tests.chaos.harness import LONGEST_SECONDS, loaded, start
-from tests.chaos.source import ChangingSource, Kind, difference, rows_of_phase
+from tests.chaos.source import TIES, ChangingSource, Kind, difference, rows_of_phase
 from tests.contract.test_postgres_destination import config_of, execute
 
 BROKEN_OFF = TransientError("The source went away.")
@@ -105,6 +106,83 @@ def test_a_warehouse_that_hangs_up_is_tried_again(
     assert loaded(postgres_task) == before
     read(postgres_task).load()
     assert missing_and_doubled(postgres_task) == (0, 0)
+
+
+# --- PostgreSQL restarted
+
+
+@pytest.fixture(scope="module")
+def restartable() -> Iterator[servers.OwnServer]:
+    """A server that nobody else is on."""
+    with servers.own_server() as server:
+        yield server
+
+
+@pytest.mark.parametrize("kind", [Kind.APPEND, Kind.MERGE, Kind.REPLACE])
+@pytest.mark.parametrize("step", [Step.AFTER_STAGE, Step.STATE_WITHOUT_COMMIT])
+def test_a_warehouse_that_restarts_in_the_middle_is_tried_again(
+    restartable: servers.OwnServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, step: Step
+) -> None:
+    store_url = f"sqlite:///{tmp_path / 'store.sqlite'}"
+    open_store(store_url).init()
+    config = config_of(restartable.url)
+    table = f"{kind.name}_{step.name}".lower()
+    task = first_phase(Task(
+        warehouse="postgres", config=config, store_url=store_url, table=table, kind=kind, phase=0
+    ))  # fmt: skip
+    for owner, name in ((_postgres_load.PostgresLoad, "stage"), (_postgres_load, "save_state")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # to have it back afterwards
+    before = loaded(task)
+    arm("postgres", step, once(restartable.restart))
+    with pytest.raises(TransientError):
+        read(task).load()
+    assert loaded(task) == before
+    read(task).load()
+    assert missing_and_doubled(task) == (0, 0)
+
+
+def once(action: Callable[[], None]) -> Callable[[], None]:
+    """``action``, which does nothing from the second call on."""
+    left = iter([action])
+
+    def act() -> None:
+        for wanted in left:
+            wanted()
+
+    return act
+
+
+class InSmallBatches:
+    """A connector whose server is restarted after the first batch of its first read, while most of the rows are still there."""
+
+    def __init__(self, connector: Any, restart: Callable[[], None]) -> None:
+        self.name = connector.name
+        self._connector, self._restart = connector, once(restart)
+
+    def read(self, request: ReadRequest) -> Iterator[Batch]:
+        for batch in self._connector.read(replace(request, batch_bytes=64 * 1024)):
+            yield batch
+            self._restart()
+
+
+def test_a_source_that_restarts_in_the_middle_is_read_again(restartable: servers.OwnServer, tmp_path: Path) -> None:
+    rows = 60_000
+    config = config_of(restartable.url)
+    execute(config, f"CREATE TABLE IF NOT EXISTS long_events AS SELECT n AS id, n / {TIES} AS at, repeat('x', 500) AS note "
+            f"FROM generate_series(1, {rows}) n")  # fmt: skip
+    store_url = f"sqlite:///{tmp_path / 'store.sqlite'}"
+    open_store(store_url).init()
+    task = Task(
+        warehouse="duckdb", config={"path": str(tmp_path / "w.duckdb"), "threads": 1}, store_url=store_url,
+        table="long_events", kind=Kind.APPEND_KEYED, phase=0,
+    )  # fmt: skip
+    connector = load_connector("postgres").configured(config)
+    (found,) = [s for s in connector.discover().streams if s.name == "public.long_events"]
+    source: Any = InSmallBatches(connector, restartable.restart)
+    with pytest.raises(TransientError):
+        read(task, source, stream=found).load()
+    assert read(task, source, stream=found).load().table_rows == rows
+    assert {row[0] for row in loaded(task)} == set(range(1, rows + 1))
 
 
 def test_a_second_run_is_refused_with_the_id_of_the_first(task: Task) -> None:
