@@ -1,0 +1,1 @@
+"""Jobs that show what an executor does, for every executor alike."""
