@@ -105,4 +105,6 @@ def _in_range(plan: LoadPlan, window: RowRange, columns: pa.Schema) -> str:
     value = quote(field.name)
     if pa.types.is_string(field.type):
         value = f"TRY_CAST({value} AS TIMESTAMPTZ)"
+    elif field.type == pa.timestamp("ns", "UTC"):  # which DuckDB compares with nothing else
+        value = f"CAST({value} AS TIMESTAMPTZ)"
     return f"coalesce({value} >= {instant(window.start)} AND {value} < {instant(window.end)}, false)"

@@ -31,6 +31,8 @@ DEFAULT_MEMORY = 256
 _WIDE, _MB_PER_COLUMN = 100, 1.5  # each thread buffers a row group of every column, and COMMIT pins a block of each
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds between two tries
 _HOLDER = re.compile(r"held in (.*?\(PID \d+\)[^.]*)")
+_DISK_FULL = re.compile(r"No space left|Disk quota exceeded|File too large")
+_FILE = re.compile(r'file "([^"]+)"')
 _registry_lock = threading.Lock()
 _path_locks: dict[str, threading.Lock] = {}
 _open_locks: set[int] = set()
@@ -239,8 +241,12 @@ def explained(error: duckdb.Error, doing: str) -> EltError:
         return DestinationError(
             f"DuckDB ran out of memory while {doing}.", fix="Raise memory_limit, or lower threads, of this destination."
         )
-    if "No space left" in text:
-        return DestinationError(f"The disk was full while {doing}.", fix="Free some space; nothing was committed.")
+    if _DISK_FULL.search(text):
+        file = _FILE.search(text)
+        which = f": {file[1]} could not be written" if file else ""
+        return DestinationError(
+            f"The disk was full while {doing}{which}.", fix="Free some space there; nothing was committed."
+        )
     if isinstance(error, _SAFE_TO_SHOW):
         return DestinationError(f"DuckDB refused while {doing}: {text}", fix=_advice(text))
     return DestinationError(
@@ -255,7 +261,7 @@ def _advice(text: str) -> str:
         return "Drop that index, or set schema_drift to discard."
     if "version" in text.lower():
         return "Open it with a DuckDB that is at least as new as the one that wrote it."
-    if "Permission denied" in text or "No such file" in text:
+    if any(word in text for word in ("Permission denied", "No such file", "Read-only file system")):
         return "Check that the path exists and that this user may read and write it."
     return "Nothing was committed; the table is as it was."
 

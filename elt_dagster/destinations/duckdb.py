@@ -240,10 +240,12 @@ def _condition(
     terms: list[str] = []
     bounds: list[Any] = []
     for name, (low, high) in where.items():
-        column, _ = _require_column(found, name, table)
+        column, kind = _require_column(found, name, table)
+        # TIMESTAMPTZ_NS is compared with nothing else.
+        value = f"CAST({quote(column)} AS TIMESTAMPTZ)" if kind == "TIMESTAMPTZ_NS" else quote(column)
         for bound, compare in ((low, ">="), (high, "<")):
             if bound is not None:
-                terms.append(f"{quote(column)} {compare} ?")
+                terms.append(f"{value} {compare} ?")
                 bounds.append(bound)
     return (f" WHERE {' AND '.join(terms)}" if terms else ""), bounds
 
