@@ -1,0 +1,279 @@
+"""A stand-in for Snowflake: fakesnow (Snowflake's HTTP interface over DuckDB) as a process of its own, with what it lacks made up for.
+
+What a stand-in emulates proves nothing about Snowflake; tests that lean on one of these carry the mark ``emulated``:
+
+- Locks. DuckDB lets two transactions run on the same rows until one fails; Snowflake makes the second wait. Here transactions run one after another.
+- Precision. fakesnow keeps microseconds and calls them (9); here they are called (6), which is what we ask for.
+- MERGE. Done by DuckDB's own, for fakesnow's takes plain names and columns only.
+- Comments of columns; `CURRENT_WAREHOUSE`; `SHOW GRANTS ON DATABASE`; COPY into a temporary table.
+
+``python -m tests.snowflake_server PORT`` serves until the process that started it is gone.
+"""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+LOG_VARIABLE = "ELT_DAGSTER_TEST_SNOWFLAKE_LOG"
+"""A file for what the stand-in has to say, for whoever looks for a mistake in it."""
+WAREHOUSE, ROLE = "LOADING", "LOADER"
+
+
+@contextmanager
+def running() -> Iterator[int]:
+    """Port of a fresh server, ended afterwards."""
+    port = _free_port()
+    with open(os.environ.get(LOG_VARIABLE, os.devnull), "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.snowflake_server", str(port)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        _wait(port, process)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(port: int, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError("the Snowflake stand-in ended; run `python -m tests.snowflake_server 8085` to see why")
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/nothing", timeout=5)
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise RuntimeError("the Snowflake stand-in did not answer")
+
+
+# --- inside the server
+
+
+class Turns:
+    """Who is in a transaction: one session at a time."""
+
+    def __init__(self) -> None:
+        self._free = threading.Condition()
+        self._holder: object = None
+
+    def take(self, session: object) -> None:
+        with self._free:
+            if not self._free.wait_for(lambda: self._holder in (None, session), timeout=30):
+                raise refusal("Statement has locked table '_elt_state' and this lock has not yet been released", 625)
+            self._holder = session
+
+    def give_back(self, session: object) -> None:
+        with self._free:
+            if self._holder is session:
+                self._holder = None
+                self._free.notify_all()
+
+
+def refusal(text: str, number: int) -> Exception:
+    from snowflake.connector.errors import ProgrammingError
+
+    return ProgrammingError(msg=text, errno=number, sqlstate="57014")
+
+
+def patch() -> None:
+    """Teach fakesnow what the module's first page says."""
+    _patch_catalog()
+    _patch_statements()
+    _patch_copy()
+    _patch_functions()
+
+
+def _patch_catalog() -> None:
+    from string import Template
+
+    from fakesnow import info_schema
+    from fakesnow.transforms import show, transforms
+
+    text = transforms.SQL_DESCRIBE_TABLE.template.replace("(9)", "(6)")
+    transforms.SQL_DESCRIBE_TABLE = Template(text.replace('NULL::VARCHAR AS "comment"', 'comment AS "comment"'))
+    comments = "(SELECT comment FROM duckdb_tables() AS d WHERE d.database_name = table_catalog AND d.schema_name = table_schema AND d.table_name = tables.table_name)"
+    show.SQL_CREATE_VIEW_SHOW_OBJECTS = show.SQL_CREATE_VIEW_SHOW_OBJECTS.replace(
+        "'' as comment", f"coalesce({comments}, '') as comment"
+    )
+    original = info_schema.insert_table_comment_sql
+
+    def insert_table_comment_sql(catalog: str, schema: str, table: str, comment: str | None) -> str:
+        if not comment:
+            return "SELECT 1"
+        text = comment.replace("'", "''")
+        return f"COMMENT ON TABLE {_name(catalog, schema, table)} IS '{text}'; {original(catalog, schema, table, text)}"
+
+    info_schema.insert_table_comment_sql = insert_table_comment_sql
+
+
+def _name(*parts: str) -> str:
+    return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
+
+
+def _patch_statements() -> None:
+    """Turns, MERGE, column comments and SHOW GRANTS, all around one statement."""
+    import duckdb
+    from fakesnow.cursor import FakeSnowflakeCursor
+    from fakesnow.dialect import parse_one
+    from sqlglot import exp
+
+    turns, plain = Turns(), FakeSnowflakeCursor.execute
+    functions = {
+        "CURRENT_WAREHOUSE": f"'{WAREHOUSE}'", "CURRENT_ROLE": f"'{ROLE}'", "CURRENT_USER": "'LOADER'",
+        "CURRENT_AVAILABLE_ROLES": f"'[\"{ROLE}\"]'",
+    }  # fmt: skip
+
+    def execute(cursor: Any, command: str, *arguments: Any, **named: Any) -> Any:
+        word = command.lstrip().split(None, 1)[0].upper()
+        session = cursor._conn
+        if command.startswith("SHOW GRANTS ON DATABASE"):
+            command = f"SELECT 'CREATE SCHEMA' AS \"privilege\", '{ROLE}' AS \"grantee_name\""
+        for function, value in functions.items():
+            command = command.replace(f"{function}()", value)
+        if word == "BEGIN":
+            turns.take(session)
+        try:
+            for attempt in range(50):
+                try:
+                    if word == "MERGE":
+                        return _merge(cursor, command)
+                    result = plain(cursor, command, *arguments, **named)
+                    break
+                except duckdb.TransactionException:  # a catalog change met another; Snowflake's do not mind each other
+                    if session._duck_conn is None or attempt == 49:
+                        raise
+                    time.sleep(0.02)
+                except (duckdb.OutOfRangeException, duckdb.InvalidInputException, duckdb.ConversionException):
+                    raise refusal("Numeric value 'SECRET' is out of range", 100039) from None
+            if word in ("CREATE", "ALTER"):
+                _keep_comments(cursor, parse_one(command), exp)
+            return result
+        except duckdb.Error as error:  # an HTTP status of 500 would be tried again and again
+            logging.getLogger("fakesnow.server").exception("%s", command)
+            raise refusal(str(error), 9999) from None
+        finally:
+            if word in ("COMMIT", "ROLLBACK"):
+                turns.give_back(session)
+
+    FakeSnowflakeCursor.execute = execute
+
+
+def _merge(cursor: Any, command: str) -> Any:
+    """MERGE by DuckDB itself, with the counts that Snowflake gives."""
+    from fakesnow.dialect import parse_one
+
+    expression = parse_one(command)
+    sql = cursor._transform(expression, None).sql(dialect="duckdb")
+    rows = cursor._duck_conn.execute(f"{sql} RETURNING merge_action").fetchall()
+    done = [row[0] for row in rows]
+    counts = ", ".join(
+        f'{done.count(w.upper()[:6])} AS "number of rows {w}"' for w in ("inserted", "updated", "deleted")
+    )
+    result = f"SELECT {counts}"
+    cursor._duck_conn.execute(result)
+    cursor._arrow_table = cursor._duck_conn.to_arrow_table()
+    cursor._rowcount = len(done)
+    cursor._last_sql, cursor._last_params, cursor._last_transformed = result, None, parse_one(result)
+    cursor._sfqid = "merge"
+    return cursor
+
+
+def _keep_comments(cursor: Any, expression: Any, exp: Any) -> None:
+    table = expression.find(exp.Table)
+    found = [
+        (column.name, constraint.this.this)
+        for column in expression.find_all(exp.ColumnDef)
+        for constraint in column.find_all(exp.CommentColumnConstraint)
+    ]
+    found += [(a.name, a.args["comment"].this) for a in expression.find_all(exp.AlterColumn) if a.args.get("comment")]
+    for column, text in found:
+        name = _name(table.catalog or cursor._conn.database, table.db or cursor._conn.schema, table.name, column)
+        cursor._duck_conn.execute(f"COMMENT ON COLUMN {name} IS '{text.replace(chr(39), chr(39) * 2)}'")
+
+
+def _patch_copy() -> None:
+    from fakesnow import copy_into
+    from fakesnow.transforms import stage
+
+    def describe(table: Any, connection: Any, database: str | None, schema: str | None) -> list[tuple[str, str]]:
+        name = _name(table.db, table.name) if table.db else _name(table.name)
+        return [(row[0], row[1]) for row in connection.execute(f"DESCRIBE {name}").fetchall()]
+
+    copy_into._describe_table = describe
+    parts = stage.parts_from_var
+
+    def parts_from_var(var: str, current_database: str | None, current_schema: str | None) -> tuple[str, str, str]:
+        # the current names are names already, and not to be folded to upper case
+        return parts(var, current_database and f'"{current_database}"', current_schema and f'"{current_schema}"')
+
+    stage.parts_from_var = parts_from_var
+
+
+def _patch_functions() -> None:
+    import sqlglot
+    from fakesnow import transforms
+    from sqlglot import exp
+
+    plain = transforms.to_timestamp
+
+    def to_timestamp(expression: Any) -> Any:
+        if isinstance(expression, exp.Anonymous) and expression.name.upper() in ("TO_TIMESTAMP_NTZ", "TO_TIMESTAMP_TZ"):
+            value, scale = expression.expressions
+            micros = f"({value.sql('duckdb')} // {10 ** (int(scale.this) - 6)})::BIGINT"
+            return sqlglot.parse_one(f"make_timestamp({micros})", read="duckdb")
+        if isinstance(expression, exp.Cast) and expression.to.this == exp.DataType.Type.TIMESTAMPNTZ:
+            return expression
+        return plain(expression)
+
+    transforms.to_timestamp = to_timestamp
+    use = transforms.set_schema
+
+    def set_schema(expression: Any, current_database: str | None) -> Any:
+        found = use(expression, current_database)
+        if found is not expression and (schema := found.args.get("set_schema")):
+            path = _name(found.args.get("set_database") or current_database, schema).replace("'", "''")
+            found.set("expression", exp.Literal.string(f"schema = '{path}'"))
+        return found
+
+    transforms.set_schema = set_schema
+
+
+def main(port: int) -> None:
+    patch()
+    import fakesnow.server
+    import uvicorn
+
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+    uvicorn.run(fakesnow.server.app, host="127.0.0.1", port=port, log_level="warning")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
