@@ -100,7 +100,7 @@ def _keep_tags(
         context.instance.add_run_tags(run.run_id, new)
 
 
-def broken_asset(slug: str, error: Exception) -> dg.AssetsDefinition:
+def broken_asset(slug: str, error: Exception, *, what: str = "sync") -> dg.AssetsDefinition:
     """What stands for a sync that cannot become assets: it shows ``error`` and fails with it, and harms no other."""
     shown = error if isinstance(error, EltError) else ConfigError(f"Sync {slug!r}: {error}")
     failed = failure(shown)
@@ -109,7 +109,7 @@ def broken_asset(slug: str, error: Exception) -> dg.AssetsDefinition:
     @dg.asset(
         key=[BROKEN, group_name(slug)],
         group_name=BROKEN,
-        description=f"**The sync `{slug}` is broken.**\n\n{shown}",
+        description=f"**The {what} `{slug}` is broken.**\n\n{shown}",
         metadata=metadata,
         tags={SYNC: slug},
         kinds={"broken"},

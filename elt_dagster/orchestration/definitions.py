@@ -18,16 +18,18 @@ from typing import Any
 import dagster as dg
 
 from elt_dagster.control.configured import ConfiguredSync
-from elt_dagster.control.connections import StoreConnections
-from elt_dagster.errors import ConfigError, ConflictError, EltError
-from elt_dagster.model import SyncStatus
+from elt_dagster.errors import ConfigError, ConflictError
+from elt_dagster.model import SyncStatus, TriggerMode
+from elt_dagster.orchestration._live_load import ShownConnections, StoreRead, pin_revision, read_store
 from elt_dagster.orchestration.assets import broken_asset, build_assets
 from elt_dagster.orchestration.io_manager import io_manager_key, warehouse_io_manager
 from elt_dagster.orchestration.jobs import build_job, build_schedules, job_name
+from elt_dagster.orchestration.live import FirstRun, Loaded, note_loaded
 from elt_dagster.orchestration.resources import SYNC_RUN, SYNC_RUN_KEY
+from elt_dagster.orchestration.sensors import build_sensor
 from elt_dagster.orchestration.translator import SyncTranslator, group_name
 from elt_dagster.registry import destination_names
-from elt_dagster.store import DEFAULT_WORKSPACE, BrokenSync, StoredConnection, open_store
+from elt_dagster.store import DEFAULT_WORKSPACE, AnySync, BrokenSync, StoredConnection
 
 SELECT_VARIABLE = "ELT_DAGSTER_SELECT"
 SHOWN = frozenset({SyncStatus.ACTIVE, SyncStatus.PAUSED, SyncStatus.ERROR})
@@ -42,28 +44,33 @@ def build_definitions(
     translator: SyncTranslator | None = None,
     workspace: str = DEFAULT_WORKSPACE,
     executor: dg.ExecutorDefinition | None = dg.in_process_executor,
+    live: bool = True,
 ) -> dg.Definitions:
-    """Assets, jobs, schedules and resources of every sync in the store (default ``ELT_DAGSTER_STORE``).
+    """Assets, jobs, schedules, resources and the sensor of every sync in the store (default ``ELT_DAGSTER_STORE``).
 
     ``select`` are slug patterns such as ``shop-*``; default ``ELT_DAGSTER_SELECT``, else all. A sync that cannot become assets becomes
-    one broken asset that tells why. A store that is missing or out of reach gives empty definitions and says so in the log. Pass
+    one broken asset that tells why, and so does a store that is missing or out of reach. The sensor ``elt_syncs`` keeps the location in step
+    with the store (`live`): pass ``live=False`` to all but one call for a workspace that is merged into one location. Pass
     ``executor=None`` where the definitions you merge with bring their own default executor.
     """
-    try:
-        store = open_store(store_url)
-        store.ensure_current()
-        connections, syncs = store.connections(workspace=workspace), store.syncs(workspace=workspace)
-    except ConfigError as error:
-        _log.warning("No syncs: %s", error)
-        return dg.Definitions(executor=executor)
-    except EltError as error:
-        _log.error("No syncs, because the store cannot be read: %s", error)
-        return dg.Definitions(executor=executor)
-    wanted = _patterns(select)
-    chosen = [s for s in syncs if any(fnmatchcase(s.slug, pattern) for pattern in wanted)]
-    builder = _Builder(translator or SyncTranslator(), default_destination(connections))
-    shared = StoreConnections(store, workspace)
-    for sync in chosen:
+    read = read_store(store_url, workspace)
+    default = read.default_destination or default_destination(read.connections)
+    builder = _Builder(translator or SyncTranslator(), default)
+    if read.store is None or read.revision is None:
+        builder.add_unreadable(read.problem)
+    else:
+        pin_revision(read, workspace, default)
+        _add_stored(builder, read.syncs, ShownConnections(read.store, workspace), _patterns(select))
+    sensors = [_live_sensor(builder, read, workspace)] if live and read.store is not None else []
+    return builder.build(executor, sensors)
+
+
+def _add_stored(
+    builder: "_Builder", syncs: Iterable[AnySync], connections: ShownConnections, wanted: Sequence[str]
+) -> None:
+    for sync in syncs:
+        if not any(fnmatchcase(sync.slug, pattern) for pattern in wanted):
+            continue
         if isinstance(sync, BrokenSync):
             builder.add_broken(sync.slug, ConfigError(sync.error))
         elif sync.spec.status in SHOWN:
@@ -73,10 +80,25 @@ def build_definitions(
                     spec=sync.spec,
                     streams=sync.streams,
                     binding_ids=sync.binding_ids,
-                    connections=shared,
+                    connections=connections,
                 )
             )
-    return builder.build(executor)
+    connections.are_loading = False
+
+
+def _live_sensor(builder: "_Builder", read: StoreRead, workspace: str) -> dg.SensorDefinition:
+    assert read.store is not None  # noqa: S101 - for the type checkers; the caller looked
+    first = builder.first_runs
+    waiting = read.store.without_first_run(first) if first else set[str]()
+    loaded = Loaded(
+        store=read.store,
+        workspace=workspace,
+        revision=read.revision,
+        first_runs=tuple(first[sync_id] for sync_id in first if sync_id in waiting),
+        problem=str(read.problem or ""),
+    )
+    note_loaded(loaded)
+    return build_sensor(loaded, [job for sync_id, job in builder.first_jobs.items() if sync_id in waiting])
 
 
 def sync_definitions(
@@ -123,6 +145,9 @@ class _Builder:
     resources: dict[str, Any] = field(default_factory=lambda: {SYNC_RUN_KEY: SYNC_RUN})
     owners: dict[object, str] = field(default_factory=dict[object, str])
     """Which sync owns an asset key or a job name."""
+    first_runs: dict[str, FirstRun] = field(default_factory=dict[str, FirstRun])
+    """By sync id, those of active syncs with trigger_mode on_create."""
+    first_jobs: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def add(self, sync: ConfiguredSync) -> None:
         """Add a sync, or one broken asset in its place."""
@@ -140,12 +165,21 @@ class _Builder:
             self.owners[asset.key] = slug
             self.assets.append(asset)
 
-    def build(self, executor: dg.ExecutorDefinition | None) -> dg.Definitions:
+    def add_unreadable(self, error: Exception | None) -> None:
+        """Add what stands for a store that cannot be read."""
+        self.assets.append(
+            broken_asset("elt-store", error or ConfigError("The store cannot be read."), what="store of syncs")
+        )
+
+    def build(
+        self, executor: dg.ExecutorDefinition | None, sensors: Sequence[dg.SensorDefinition] = ()
+    ) -> dg.Definitions:
         """All of it."""
         return dg.Definitions(
             assets=self.assets,
             jobs=self.jobs,
             schedules=self.schedules,
+            sensors=sensors,
             resources=self.resources,
             executor=executor,
         )
@@ -172,7 +206,15 @@ class _Builder:
         self.resources[io_key] = io_manager
         self.assets += assets
         self.jobs.append(job)
+        self._add_first_run(sync, assets, job)
         self.schedules += schedules
+
+    def _add_first_run(self, sync: ConfiguredSync, assets: Iterable[dg.AssetsDefinition], job: Any) -> None:
+        if sync.spec.trigger is TriggerMode.ON_CREATE and sync.spec.status is SyncStatus.ACTIVE:
+            cut = (a.partitions_def for a in assets)
+            windows = next((p for p in cut if isinstance(p, dg.TimeWindowPartitionsDefinition)), None)
+            self.first_runs[sync.id] = FirstRun(sync.id, sync.spec.slug, job_name(sync.spec.slug), windows)
+            self.first_jobs[sync.id] = job
 
     def _claim(self, slug: str, names: Sequence[object]) -> None:
         for name in names:

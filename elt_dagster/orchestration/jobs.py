@@ -9,7 +9,7 @@ import dagster as dg
 from elt_dagster.control.configured import ConfiguredSync
 from elt_dagster.model import ExecutionMode, RunMode, SyncStatus, TriggeredBy, TriggerMode
 from elt_dagster.orchestration.resources import run_config
-from elt_dagster.orchestration.tags import sync_tags, trigger_tags
+from elt_dagster.orchestration.tags import recovery_tags, sync_tags, trigger_tags
 from elt_dagster.orchestration.translator import group_name
 from elt_dagster.orchestration.windows import newest_to_load
 
@@ -31,6 +31,7 @@ def build_job(sync: ConfiguredSync, keys: Sequence[dg.AssetKey]) -> Any:
         run_tags={
             **sync_tags(sync.id, sync.spec.slug),
             **trigger_tags(TriggeredBy.MANUAL, "", RunMode.INCREMENTAL),
+            **recovery_tags(sync.spec.execution.max_retries),
         },
         tags=sync_tags(sync.id, sync.spec.slug),
         executor_def=_executor(sync),
@@ -50,8 +51,11 @@ def _executor(sync: ConfiguredSync) -> dg.ExecutorDefinition:
 def build_schedules(
     sync: ConfiguredSync, assets: Sequence[dg.AssetsDefinition], midnight_keys: Sequence[dg.AssetKey]
 ) -> list[dg.ScheduleDefinition]:
-    """The sync's own schedule, and one at midnight in its zone for ``midnight_keys``, the assets that then start afresh."""
-    if sync.spec.schedule is None:
+    """The sync's own schedule, and one at midnight in its zone for ``midnight_keys``, the assets that then start afresh.
+
+    Only active syncs have any: a schedule that somebody once switched on in the UI would tick whatever its default status says.
+    """
+    if sync.spec.schedule is None or sync.spec.status is not SyncStatus.ACTIVE:
         return []
     name = job_name(sync.spec.slug)
     windows = [asset for asset in assets if asset.partitions_def is not None]
@@ -114,4 +118,4 @@ def _schedule(sync: ConfiguredSync, name: str, cron: str, request: _Request) -> 
 
 
 def _runs_by_itself(sync: ConfiguredSync) -> bool:
-    return sync.spec.status is SyncStatus.ACTIVE and sync.spec.trigger is TriggerMode.SCHEDULED
+    return sync.spec.trigger is TriggerMode.SCHEDULED

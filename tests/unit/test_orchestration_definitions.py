@@ -66,12 +66,10 @@ def test_a_parent_that_is_not_selected_is_no_dependency(project: ShopProject) ->
     ("change", "status"),
     [
         ({}, "RUNNING"),
-        ({"status": "paused"}, "STOPPED"),
-        ({"status": "error"}, "STOPPED"),
         ({"trigger_mode": "manual"}, "STOPPED"),
     ],
 )
-def test_only_active_scheduled_syncs_run_by_themselves(
+def test_only_scheduled_syncs_run_by_themselves(
     project: ShopProject, change: dict[str, Any], status: str
 ) -> None:
     streams = [{"name": "public.orders", "full_sync_at_midnight": True}, {"name": "public.customers"}]
@@ -82,6 +80,16 @@ def test_only_active_scheduled_syncs_run_by_themselves(
     assert {s.default_status.value for s in schedules.values()} == {status}
     assert {s.execution_timezone for s in schedules.values()} == {"Asia/Tokyo"}
     assert schedules["sync_shop_midnight"].cron_schedule == "0 0 * * *"
+
+
+@pytest.mark.parametrize("status", ["paused", "error"])
+def test_a_sync_that_is_not_active_has_no_schedule_that_somebody_could_have_switched_on(
+    project: ShopProject, status: str
+) -> None:
+    project.put(shop(schedule={"cron": "5 4 * * *"}, status=status))
+    repository = project.defs().get_repository_def()
+    assert not list(repository.schedule_defs)
+    assert repository.has_job("sync_shop")
 
 
 def test_a_schedules_request_carries_mode_tags_and_selection(project: ShopProject) -> None:
@@ -242,18 +250,18 @@ def test_streams_that_wait_for_each_other_break_only_their_sync() -> None:
     assert dg.AssetKey(["good", "orders"]) in defs.resolve_all_asset_keys()
 
 
-def test_no_store_and_an_unreachable_store_give_empty_definitions_and_say_so(
+def test_no_store_and_an_unreachable_store_are_one_broken_asset_and_a_sensor_that_waits_for_them(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="elt_dagster"):
         defs = build_definitions(f"sqlite:///{tmp_path}/missing.sqlite")
         dg.Definitions.validate_loadable(defs)
-        assert not defs.resolve_all_asset_keys()
-        assert "elt-dagster init" in caplog.text
+        assert "elt-dagster init" in broken(defs, "elt_store")
         assert not (tmp_path / "missing.sqlite").exists()
         defs = build_definitions("postgresql://nobody:hunter2@127.0.0.1:1/none")
     dg.Definitions.validate_loadable(defs)
-    assert not defs.resolve_all_asset_keys()
+    assert "cannot be reached" in broken(defs, "elt_store")
+    assert [s.name for s in defs.get_repository_def().sensor_defs] == ["elt_syncs"]
     assert [r.levelname for r in caplog.records][-1] == "ERROR"
     assert "hunter2" not in caplog.text
 
