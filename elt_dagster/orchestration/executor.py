@@ -58,7 +58,7 @@ TICK_SECONDS = 0.05
 """How often an interrupt, a retry that is due and a pool's free slot are looked for."""
 POLITE_SECONDS = 0.25
 """From asking a step to stop to raising an exception in it."""
-STUCK_SECONDS = 1.5
+STUCK_SECONDS = 1.25
 """From asking a step to stop to giving up on it, if it has not done a thing since."""
 CLEANUP_SECONDS = 15.0
 """The same for a step that is still busy, ending what it began."""

@@ -1,0 +1,20 @@
+"""``python -m tests.dagster_executors.run JOB EXECUTOR INSTANCE FOLDER``: one run in a process of its own, to be cancelled from outside."""
+
+import sys
+
+import dagster as dg
+
+from tests.dagster_executors.jobs import FOLDER, build
+
+
+def main(job: str, executor: str, home: str, folder: str) -> None:
+    """Execute and say how it went by the run's status alone."""
+    recon = dg.build_reconstructable_job(
+        "tests.dagster_executors.jobs", build.__name__, reconstructable_args=(job, executor)
+    )
+    with dg.DagsterInstance.local_temp(home) as instance, dg.execute_job(recon, instance, tags={FOLDER: folder}):
+        pass
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
