@@ -14,7 +14,15 @@ from elt_dagster.model.names import SLUG, snake_case, table_name
 from elt_dagster.model.part import MisplacedError, Part
 from elt_dagster.model.schedule import check_cron
 from elt_dagster.model.slicing import Slicing, known_zone
-from elt_dagster.model.words import DeleteMode, ExecutionMode, LoadMode, SchemaDrift, SyncStatus, TriggerMode
+from elt_dagster.model.words import (
+    DeleteMode,
+    ExecutionMode,
+    ExecutorChoice,
+    LoadMode,
+    SchemaDrift,
+    SyncStatus,
+    TriggerMode,
+)
 
 ConnectionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 MIN_FRESHNESS_SECONDS = 60  # Dagster's freshness policies refuse less
@@ -61,6 +69,8 @@ class Execution(Part):
 
     max_concurrent: int = Field(default=4, ge=1, le=256)
     """How many streams load side by side in the fan-out modes."""
+    executor: ExecutorChoice = ExecutorChoice.THREADS
+    """threads, multiprocess, celery or k8s: what runs the streams in the fan-out modes; celery and k8s need Dagster's package of that name."""
     max_retries: int = Field(default=3, ge=0, le=100)
     """How often a stream is tried again after an error that time may mend."""
     retry_delay_seconds: float = Field(default=5.0, ge=0, le=3600)

@@ -42,6 +42,15 @@ class ExecutionMode(StrEnum):
     FAN_OUT_WINDOW = "fan_out_window"
 
 
+class ExecutorChoice(StrEnum):
+    """What runs the streams of a run in the fan-out modes: threads or processes of one machine, or those of a cluster."""
+
+    THREADS = "threads"
+    MULTIPROCESS = "multiprocess"
+    CELERY = "celery"
+    K8S = "k8s"
+
+
 class SyncStatus(StrEnum):
     """Whether a sync may run. ``archived`` syncs keep their tables and lose their assets."""
 
