@@ -1,8 +1,11 @@
 """History tables in PostgreSQL; what they are is said in `elt_dagster.destinations.history`."""
 
+from contextlib import nullcontext
+
 import pyarrow as pa
 
-from elt_dagster.destinations._postgres_session import Session, qualified
+from elt_dagster.destinations._postgres_rows import ANALYZED_ROWS
+from elt_dagster.destinations._postgres_session import Session, qualified, whole_tables
 from elt_dagster.destinations._postgres_table import Found, alter, columns_of, create, ensure_index, loadable
 from elt_dagster.destinations._postgres_types import DIALECT, converted, folded
 from elt_dagster.destinations.base import DELETED_AT, LoadPlan
@@ -15,7 +18,7 @@ from elt_dagster.destinations.history import (
     is_complete_comparison,
     update_statements,
 )
-from elt_dagster.destinations.sql import quote
+from elt_dagster.destinations.sql import quote, quoted
 from elt_dagster.model import DeleteMode
 
 
@@ -43,16 +46,21 @@ def keep_history(session: Session, plan: LoadPlan, columns: pa.Schema, *, now: s
         alter(session, history, before, wanted, text)
     if before.columns is not None and plan.reset_history:
         session.run(f"DELETE FROM {history}")
-    # Made first: the statements look every key up in it.
-    ensure_index(session, where, plan.primary_key, where=IS_CURRENT)
     goes_on = before.columns is not None and not plan.reset_history
     content = pa.schema([f for f in wanted if f.name not in VALIDITY.names])
+    among = None if is_complete_comparison(plan, had_history=goes_on) else touched
+    if among is not None:
+        ensure_index(session, where, plan.primary_key, where=IS_CURRENT)
     statements = update_statements(
-        plan, _as_in_history(plan, columns, content), history, content.names, same=_same_version(plan, content), now=now,
-        touched=None if is_complete_comparison(plan, had_history=goes_on) else touched,
+        plan, _as_in_history(plan, columns, content), history, content.names,
+        same=_same_version(plan, content), now=now, touched=among,
     )  # fmt: skip
-    for statement in statements:
-        session.run(statement)
+    with whole_tables(session) if among is None else nullcontext():
+        written = sum(session.run(statement) for statement in statements)
+    ensure_index(session, where, plan.primary_key, where=IS_CURRENT)
+    if not goes_on and written > ANALYZED_ROWS:
+        # The next merge may come before autovacuum, and would read all of it for one key.
+        session.run(f"ANALYZE {history} ({quoted([*plan.primary_key, IS_CURRENT])})")
 
 
 def _as_in_history(plan: LoadPlan, columns: pa.Schema, content: pa.Schema) -> str:

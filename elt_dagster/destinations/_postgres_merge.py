@@ -74,13 +74,15 @@ class Merge:
     def touched(self) -> str:
         """The keys of all rows that `run` wrote or removed, as a table of this transaction."""
         keys = quoted(self.primary_key, "s.")
-        found = make(
+        make(
             self.session, _TOUCHED,
             f"SELECT {keys} FROM {self.source} AS s WHERE NOT EXISTS (SELECT FROM {self._matches} AS m "
             f"WHERE m.arrival = s.{ARRIVAL} AND m.verdict IN ('same', 'kept'))",
         )  # fmt: skip
-        if found > ANALYZED_ROWS:
-            self.session.run(f"ANALYZE pg_temp.{_TOUCHED}")
+        # How many of these keys lack a version, the planner cannot know and takes to be one: without an index that one becomes a
+        # scan of all of them for each.
+        self.session.run(f"CREATE INDEX ON pg_temp.{_TOUCHED} ({quoted(self.primary_key)})")
+        self.session.run(f"ANALYZE pg_temp.{_TOUCHED}")
         return f"pg_temp.{_TOUCHED}"
 
     def _verdict(self) -> str:

@@ -14,7 +14,7 @@ from elt_dagster.destinations.sql import no_key, quote, quoted, same_key
 _TWICE = "_elt_twice"
 _SEEN, _SEEN_NEXT = "_elt_seen", "_elt_seen_next"
 ANALYZED_ROWS = 2_000
-"""Nothing analyses temporary tables by itself, and without statistics a merge of more rows gets a bad plan."""
+"""Nothing analyses temporary tables by itself, and new ones only after a while; without statistics a merge of more rows gets a bad plan."""
 
 
 def staged(parts: Sequence[Part], columns: pa.Schema, *, numbered: bool) -> str:

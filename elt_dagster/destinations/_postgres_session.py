@@ -124,6 +124,14 @@ def qualified(table: TableRef) -> str:
     return f"{quote(table.schema)}.{quote(table.name)}"
 
 
+@contextlib.contextmanager
+def whole_tables(session: Session) -> Iterator[None]:
+    """In a transaction: statements that bring all rows of one table together with all of another, however few the planner takes them for."""
+    session.run("SET LOCAL enable_nestloop = off")
+    yield
+    session.run("SET LOCAL enable_nestloop TO DEFAULT")
+
+
 def lock(session: Session, what: str, kind: Literal["transaction", "session"] = "transaction") -> None:
     """Wait until nobody else of ours holds ``what``, and hold it until the transaction (or the session) ends."""
     function = "pg_advisory_xact_lock" if kind == "transaction" else "pg_advisory_lock"

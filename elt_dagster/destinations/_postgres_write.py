@@ -6,8 +6,8 @@ import pyarrow as pa
 
 from elt_dagster.destinations._postgres_merge import Merge, Merged
 from elt_dagster.destinations._postgres_read import bound
-from elt_dagster.destinations._postgres_rows import analyze, insert, insert_new, keep_last, staged
-from elt_dagster.destinations._postgres_session import Session, qualified
+from elt_dagster.destinations._postgres_rows import ANALYZED_ROWS, analyze, insert, insert_new, keep_last, staged
+from elt_dagster.destinations._postgres_session import Session, qualified, whole_tables
 from elt_dagster.destinations._postgres_settings import Replace
 from elt_dagster.destinations._postgres_stage import Part
 from elt_dagster.destinations._postgres_swap import begin_swap, finish_swap
@@ -16,7 +16,7 @@ from elt_dagster.destinations._postgres_types import folded
 from elt_dagster.destinations.base import DELETED_AT, Committed, LoadPlan
 from elt_dagster.destinations.drift import Evolution
 from elt_dagster.destinations.plans import keeps_rows, needs_arrival, row_identity
-from elt_dagster.destinations.sql import literal, quote, same_key
+from elt_dagster.destinations.sql import literal, quote, quoted, same_key
 from elt_dagster.model import DeleteMode, LoadMode
 from elt_dagster.model.types import TIMESTAMP_UTC
 
@@ -72,6 +72,8 @@ class Write:
         create(self.session, self.table, self.columns, self.plan.description)
         inserted = insert(self.session, self.table, self._living(), self.columns.names)
         self._index()
+        if self.plan.mode is LoadMode.MERGE and inserted > ANALYZED_ROWS:  # the next merge may come before autovacuum
+            self.session.run(f"ANALYZE {self.table} ({quoted(self.plan.primary_key)})")
         return Merged(inserted, 0, 0), inserted
 
     def _replace(self, before: Found) -> tuple[Merged, int]:
@@ -144,11 +146,12 @@ class Write:
             + " AND ".join(f"r.row -> {literal(n)} = to_jsonb(t.{quote(n)})" for n in key)
             + ")"
         )
-        return self.session.run(
-            f"UPDATE {self.table} AS t SET {', '.join(f'{quote(n)} = {v}' for n, v in values.items())} "
-            f"WHERE t.{quote(DELETED_AT)} IS NULL AND {self._in_window()} "
-            f"AND NOT EXISTS (SELECT FROM {source} AS s WHERE {same_key(key)}){unfit}"
-        )
+        with whole_tables(self.session):
+            return self.session.run(
+                f"UPDATE {self.table} AS t SET {', '.join(f'{quote(n)} = {v}' for n, v in values.items())} "
+                f"WHERE t.{quote(DELETED_AT)} IS NULL AND {self._in_window()} "
+                f"AND NOT EXISTS (SELECT FROM {source} AS s WHERE {same_key(key)}){unfit}"
+            )
 
     def _insert_new(self, had: pa.Schema, cursor: str) -> int:
         """Resume an append. The index tells where the table's last rows are, and costs next to nothing while it grows."""
