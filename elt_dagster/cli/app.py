@@ -31,6 +31,8 @@ COMMANDS = {
     "status": "elt_dagster.cli.status:status",
     "runs": "elt_dagster.cli.status:runs",
     "cancel": "elt_dagster.cli.status:cancel",
+    "retry": "elt_dagster.cli.again:retry",
+    "backfill": "elt_dagster.cli.again:backfill",
     "state": "elt_dagster.cli.state:state",
 }
 

@@ -1,6 +1,7 @@
 """``run``: one Dagster run of one sync, followed until it has ended."""
 
 import time
+from datetime import datetime
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from elt_dagster.cli.show import cell, number, seconds, size, table
 if TYPE_CHECKING:
     from elt_dagster.control.runs import Runs, RunView
     from elt_dagster.errors import EltError
+    from elt_dagster.model import Window
 
 POLL_SECONDS = 0.4
 SLOW_POLL_SECONDS = 1.0
@@ -25,6 +27,10 @@ CANCELLED = 130
 @click.option("--stream", "streams", multiple=True, metavar="NAME", help="Only this stream; may be repeated.")
 @click.option("--full-refresh", is_flag=True, help="Read everything again and replace the tables.")
 @click.option("--reset-history-table", is_flag=True, help="With --full-refresh: begin the history tables anew as well.")
+@click.option(
+    "--from", "start", metavar="TIME", help="Read only rows from this time on (2026-07-01, 2026-07-01T06:00)."
+)
+@click.option("--to", "end", metavar="TIME", help="End of that window, exclusive; default now.")
 @click.option(
     "-w",
     "workspace_file",
@@ -39,9 +45,14 @@ def run(
     streams: tuple[str, ...],
     full_refresh: bool,
     reset_history_table: bool,
+    start: str | None,
+    end: str | None,
     workspace_file: str | None,
 ) -> int:
     """Run SYNC now and watch it. The run is Dagster's: the UI shows it, and can re-execute it.
+
+    A sync that is cut into windows loads the newest one, or with --from and --to those that begin in between. Of any other sync --from and --to
+    read again what the cursor says is in between; the position it goes on from stays.
 
     Ctrl-C cancels the run; what it has committed stays. The exit code tells the class of what went wrong.
     """
@@ -50,19 +61,45 @@ def run(
     if reset_history_table and not full_refresh:
         raise click.UsageError("--reset-history-table goes with --full-refresh.")
     wanted = _wanted(session, sync, streams)
+    window = window_between(session, sync, start, end)
     mode = RunMode.FULL_REFRESH if full_refresh else RunMode.INCREMENTAL
     with session.runs(workspace_file) as runs:
         run_id = runs.launch(
-            sync, streams=list(streams) or None, run_mode=mode, reset_history_table=reset_history_table
+            sync,
+            streams=list(streams) or None,
+            run_mode=mode,
+            reset_history_table=reset_history_table,
+            window=window,
         )
         session.say(f"Run {run_id} of {sync}{' (full refresh)' if full_refresh else ''}")
         view = follow(session, runs, run_id, Board(wanted))
-    session.answer(run_json(view), _result_table(view), _closing(view))
+    session.answer(run_json(view), result_table(view), closing(view))
     for failed in view.failures:
         session.say(f"{failed.stream}: {failed.error or 'failed; its log is in the Dagster UI.'}", style="red")
     if view.error:
         session.say(view.error, style="red")
     return exit_code(view)
+
+
+def window_between(session: Session, slug: str, start: str | None, end: str | None) -> "Window | None":
+    """The window two options name, in the sync's own zone; None for neither. Raises ConfigError for an end without a beginning."""
+    from zoneinfo import ZoneInfo
+
+    from elt_dagster.errors import ConfigError
+    from elt_dagster.model import Window
+    from elt_dagster.model.slicing import parse_window
+
+    if start is None and end is None:
+        return None
+    if start is None:
+        raise ConfigError(
+            "--to without --from names no window.", fix="Give both, or --from alone for everything since."
+        )
+    spec = session.workspace.configured(slug).spec
+    schedule = spec.schedule.timezone if spec.schedule is not None else "UTC"
+    zone = (spec.slicing.timezone if spec.slicing is not None else None) or schedule
+    found = parse_window(start, end or datetime.now(ZoneInfo(zone)).isoformat(), zone)
+    return Window(found.start.astimezone(ZoneInfo(zone)), found.end.astimezone(ZoneInfo(zone)))
 
 
 def _wanted(session: Session, slug: str, streams: tuple[str, ...]) -> list[str]:
@@ -149,6 +186,13 @@ def run_json(view: "RunView") -> dict[str, Any]:
         "created_at": view.created_at,
         "started_at": view.started_at,
         "ended_at": view.ended_at,
+        "partition": view.partition,
+        "root_id": view.root_id,
+        "parent_id": view.parent_id,
+        "result_class": view.result_class,
+        "reason": view.reason,
+        "cancel_reason": view.cancel_reason,
+        "heartbeat_at": view.heartbeat_at,
         "error": view.error,
         "url": view.url,
         "streams": [
@@ -167,7 +211,8 @@ def run_json(view: "RunView") -> dict[str, Any]:
     }
 
 
-def _result_table(view: "RunView") -> Any:
+def result_table(view: "RunView") -> Any:
+    """What each stream did, for people."""
     numbers = ("read", "inserted", "updated", "rows/s", "bytes", "time", "table rows")
     rows = []
     for s in view.streams:
@@ -179,7 +224,8 @@ def _result_table(view: "RunView") -> Any:
     return table(("stream", "status", *numbers, "cursor"), rows, right=numbers)
 
 
-def _closing(view: "RunView") -> str:
+def closing(view: "RunView") -> str:
+    """The last line: how the run ended."""
     took = ""
     if view.started_at and view.ended_at:
         took = f" in {seconds((view.ended_at - view.started_at).total_seconds())}"

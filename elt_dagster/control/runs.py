@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from elt_dagster.engine import Progress
-from elt_dagster.model import RunMode, TriggeredBy
+from elt_dagster.model import RunMode, TriggeredBy, Window
 
 
 class RunStatus(StrEnum):
@@ -28,6 +28,19 @@ class RunStatus(StrEnum):
     def is_final(self) -> bool:
         """Whether it will not change any more."""
         return self not in (RunStatus.PENDING, RunStatus.RUNNING)
+
+
+class ResultClass(StrEnum):
+    """What came of a run that has ended; ``partial`` is one of which some streams landed and some did not."""
+
+    SUCCESS = "success"
+    PARTIAL = "partial"
+    FAILURE = "failure"
+    CANCELLED = "cancelled"
+
+
+LOST = "heartbeat_timeout"
+"""The reason of a run whose process died or fell silent, and which Dagster ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +81,64 @@ class RunView:
     """Why the run as a whole failed, where no single stream says it."""
     url: str | None = None
     """The run's page in the Dagster UI, when a webserver is known."""
+    partition: str | None = None
+    """The window it loads, or ``first...last`` of several."""
+    root_id: str = ""
+    """The first run of its retry group: its own id where it is no retry."""
+    parent_id: str | None = None
+    """The run it retries."""
+    max_retries: int = 0
+    """How often Dagster starts it again by itself when its process is lost."""
+    cancel_reason: str = ""
+    heartbeat_at: datetime | None = None
+    """Its newest sign of life, while it runs."""
+
+    @property
+    def result_class(self) -> ResultClass | None:
+        """What came of it; None while it runs."""
+        if not self.status.is_final:
+            return None
+        if self.status is RunStatus.CANCELLED:
+            return ResultClass.CANCELLED
+        if self.status is RunStatus.COMPLETED:
+            return ResultClass.SUCCESS
+        landed = any(s.status is RunStatus.COMPLETED for s in self.streams)
+        return ResultClass.PARTIAL if landed else ResultClass.FAILURE
+
+    @property
+    def reason(self) -> str | None:
+        """Why it did not succeed: the reason all failed streams share, else the first one's; ``heartbeat_timeout`` for a lost process."""
+        if self.status is RunStatus.CANCELLED:
+            return "cancelled"
+        if self.status is not RunStatus.FAILED:
+            return None
+        given = [s.reason for s in self.failures if s.reason]
+        if given or self.failures:
+            return given[0] if given else "unknown"
+        return LOST if self.started_at is not None else "unknown"
 
     @property
     def failures(self) -> tuple[StreamRun, ...]:
         """The streams that failed."""
         return tuple(s for s in self.streams if s.status is RunStatus.FAILED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackfillView:
+    """A backfill: one run per window, side by side; Dagster's daemon starts them."""
+
+    id: str
+    status: str
+    """requested, completed, failed, canceled ... in Dagster's words, lower case."""
+    windows: int = 0
+    runs: Mapping[RunStatus, int] = field(default_factory=dict[RunStatus, int])
+    """How many windows there are in each state; those that no run was started for yet are pending."""
+    error: str | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.status not in ("requested", "canceling", "failing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,12 +165,44 @@ class Runs(Protocol):
         streams: Sequence[str] | None = None,
         run_mode: RunMode = RunMode.INCREMENTAL,
         reset_history_table: bool = False,
+        window: Window | None = None,
         triggered_by: TriggeredBy = TriggeredBy.MANUAL,
         trigger_ref: str = "",
     ) -> str:
         """Start a run of ``sync`` (its slug), of some ``streams`` only when given, and return its id.
 
-        A full refresh may also begin the history tables anew."""
+        A full refresh may also begin the history tables anew. With a ``window`` only its rows are read: of a sync that is cut into windows those
+        that begin in it, all in this one run; without one such a sync loads the newest. Raises ConfigError where there is no such window.
+        """
+        ...
+
+    def backfill(
+        self, sync: str, window: Window, *, streams: Sequence[str] | None = None, trigger_ref: str = ""
+    ) -> str:
+        """Load every window that begins in ``window``, each in a run of its own, and return the backfill's id.
+
+        Raises ConfigError for a sync that has no windows, or where no daemon would start the runs.
+        """
+        ...
+
+    def get_backfill(self, backfill_id: str) -> BackfillView:
+        """How far a backfill is."""
+        ...
+
+    def cancel_backfill(self, backfill_id: str) -> None:
+        """Start no more of its runs, and stop those that are under way."""
+        ...
+
+    def retry(self, run_id: str, *, run_mode: RunMode | None = None, trigger_ref: str = "") -> str:
+        """Start another attempt of a run that has ended, in the same retry group, and return its id.
+
+        Streams that had landed are not run again, unless a ``run_mode`` is given, which is then that of all streams. Raises ConflictError for a run
+        that has not ended, ConfigError for one of which everything landed.
+        """
+        ...
+
+    def attempts(self, run_id: str) -> Sequence[RunView]:
+        """All runs of its retry group, oldest first, without their streams."""
         ...
 
     def get(self, run_id: str) -> RunView:

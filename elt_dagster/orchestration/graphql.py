@@ -33,9 +33,63 @@ query EltJob($selector: PipelineSelector!) {
   assetNodes(pipeline: $selector) {
     assetKey { path }
     opNames
+    partitionDefinition { fmt }
     metadataEntries { label ... on TextMetadataEntry { text } }
   }
 }
+"""
+
+PARTITIONS = """
+query EltPartitions($key: AssetKeyInput!, $limit: Int!, $ascending: Boolean!, $cursor: String) {
+  assetNodeOrError(assetKey: $key) {
+    __typename
+    ... on AssetNode { partitionKeyConnection(limit: $limit, ascending: $ascending, cursor: $cursor) { results cursor hasMore } }
+  }
+}
+"""
+
+RETRY = """
+mutation EltRetry($params: ReexecutionParams) {
+  launchRunReexecution(reexecutionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on Error { message }
+  }
+}
+"""
+
+BACKFILL = """
+mutation EltBackfill($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on Error { message }
+  }
+}
+"""
+
+BACKFILL_STATUS = """
+query EltBackfillStatus($id: String!) {
+  partitionBackfillOrError(backfillId: $id) {
+    __typename
+    ... on PartitionBackfill {
+      id status numPartitions
+      error { message }
+      runs(limit: 10000) { runId status tags { key value } }
+    }
+    ... on Error { message }
+  }
+}
+"""
+
+CANCEL_BACKFILL = """
+mutation EltCancelBackfill($id: String!) {
+  cancelPartitionBackfill(backfillId: $id) { __typename ... on Error { message } }
+}
+"""
+
+DAEMONS = """
+query EltDaemons { instance { daemonHealth { allDaemonStatuses { daemonType healthy } } } }
 """
 
 LAUNCH = """
@@ -51,7 +105,7 @@ mutation EltLaunch($params: ExecutionParams!) {
 
 _RUN = """
 fragment EltRun on Run {
-  runId status jobName creationTime startTime endTime
+  runId status jobName creationTime startTime endTime rootRunId parentRunId
   tags { key value }
   repositoryOrigin { repositoryName repositoryLocationName }
 }
@@ -105,7 +159,7 @@ query EltEvents($id: ID!, $after: String, $limit: Int) {
       cursor hasMore
       events {
         __typename
-        ... on MessageEvent { message level stepKey }
+        ... on MessageEvent { message level stepKey timestamp }
         ... on ExecutionStepFailureEvent {
           error { message className causes { message className } }
           failureMetadata { description metadataEntries { label ... on TextMetadataEntry { text } } }
@@ -130,7 +184,7 @@ mutation EltTerminate($id: String!) {
 """
 
 
-ABOUT_DEFINITIONS = frozenset({REPOSITORIES, JOB, LAUNCH})
+ABOUT_DEFINITIONS = frozenset({REPOSITORIES, JOB, LAUNCH, PARTITIONS, RETRY, BACKFILL})
 """What can only be answered with the workspace loaded."""
 
 

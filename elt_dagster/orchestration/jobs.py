@@ -23,16 +23,14 @@ def job_name(slug: str) -> str:
 
 def build_job(sync: ConfiguredSync, keys: Sequence[dg.AssetKey]) -> Any:
     """The job that loads all of ``sync`` with the executor it asks for."""
+    lasting = {**sync_tags(sync.id, sync.spec.slug), **recovery_tags(sync.spec.execution.max_retries)}
     return dg.define_asset_job(
         job_name(sync.spec.slug),
         selection=dg.AssetSelection.assets(*keys),
         description=f"{sync.spec.title}: {sync.spec.connection} to {sync.spec.destination}, schema {sync.spec.dataset}.",
-        run_tags={
-            **sync_tags(sync.id, sync.spec.slug),
-            **trigger_tags(TriggeredBy.MANUAL, "", RunMode.INCREMENTAL),
-            **recovery_tags(sync.spec.execution.max_retries),
-        },
-        tags=sync_tags(sync.id, sync.spec.slug),
+        # The launchpad takes `run_tags`, a launch over GraphQL takes `tags`.
+        run_tags={**lasting, **trigger_tags(TriggeredBy.MANUAL, "", RunMode.INCREMENTAL)},
+        tags=lasting,
         executor_def=build_executor(sync.spec),
     )
 

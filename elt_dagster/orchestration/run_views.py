@@ -1,15 +1,26 @@
 """From Dagster's words about a run to ours. Pure."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from elt_dagster.control.runs import RunStatus, RunView, StreamRun
+from elt_dagster.control.runs import BackfillView, RunStatus, RunView, StreamRun
 from elt_dagster.model import RunMode
 from elt_dagster.orchestration.errors import REASON
 from elt_dagster.orchestration.metadata import BYTES_READ, ROWS_READ, STREAM, plain_metrics
-from elt_dagster.orchestration.tags import RUN_MODE_TAG, SYNC_TAG, TRIGGER_REF_TAG, TRIGGERED_BY_TAG
+from elt_dagster.orchestration.tags import (
+    CANCEL_REASON_TAG,
+    MAX_RETRIES_TAG,
+    PARTITION_TAG,
+    RANGE_END_TAG,
+    RANGE_START_TAG,
+    RUN_MODE_TAG,
+    SYNC_TAG,
+    TRIGGER_REF_TAG,
+    TRIGGERED_BY_TAG,
+)
 
 _RUN_STATUS = {
     "QUEUED": RunStatus.PENDING,
@@ -38,6 +49,8 @@ class JobStream:
     stream: str
     key: tuple[str, ...]
     step: str
+    key_format: str | None = None
+    """How its windows are named (strftime); None when it is loaded whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +81,32 @@ def run_view(run: Mapping[str, Any], url: str | None) -> RunView:
         started_at=_time(run["startTime"]),
         ended_at=_time(run["endTime"]),
         url=url,
+        partition=_partition(tags),
+        root_id=run["rootRunId"] or run["runId"],
+        parent_id=run["parentRunId"],
+        max_retries=int(tags[MAX_RETRIES_TAG]) if tags.get(MAX_RETRIES_TAG, "").isdigit() else 0,
+        cancel_reason=tags.get(CANCEL_REASON_TAG, ""),
     )
+
+
+def _partition(tags: Mapping[str, str]) -> str | None:
+    first, last = tags.get(RANGE_START_TAG), tags.get(RANGE_END_TAG)
+    return f"{first}...{last}" if first and last else tags.get(PARTITION_TAG)
+
+
+def backfill_view(backfill: Mapping[str, Any]) -> BackfillView:
+    """A backfill, with the windows its runs are about counted by the newest run of each."""
+    newest: dict[str, RunStatus] = {}
+    for run in reversed(backfill["runs"]):
+        tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+        newest[_partition(tags) or run["runId"]] = _RUN_STATUS.get(run["status"], RunStatus.PENDING)
+    total = backfill["numPartitions"] or len(newest)
+    counts = Counter(newest.values())
+    counts[RunStatus.PENDING] += max(0, total - len(newest))
+    error = (backfill["error"] or {}).get("message")
+    return BackfillView(
+        id=backfill["id"], status=backfill["status"].lower(), windows=total, runs={k: n for k, n in counts.items() if n}, error=error
+    )  # fmt: skip
 
 
 def with_streams(

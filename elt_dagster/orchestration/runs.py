@@ -3,21 +3,37 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from elt_dagster.control.runs import RunEvents, RunStatus, RunView
+from elt_dagster.control.runs import BackfillView, RunEvents, RunStatus, RunView
 from elt_dagster.engine import Progress
-from elt_dagster.errors import ConfigError, NotFoundError, TransientError
-from elt_dagster.model import RunMode, TriggeredBy
+from elt_dagster.errors import ConfigError, ConflictError, NotFoundError, TransientError
+from elt_dagster.model import RunMode, TriggeredBy, Window
 from elt_dagster.orchestration import graphql
 from elt_dagster.orchestration.jobs import job_name
-from elt_dagster.orchestration.metadata import STREAM
+from elt_dagster.orchestration.launching import Launcher, Wish, tag_list
 from elt_dagster.orchestration.progress import parse_progress
-from elt_dagster.orchestration.resources import run_config
-from elt_dagster.orchestration.run_views import JobStream, event_message, run_view, stream_errors, with_streams
-from elt_dagster.orchestration.tags import CANCEL_REASON_TAG, SYNC_TAG, trigger_tags
+from elt_dagster.orchestration.run_views import (
+    JobStream,
+    backfill_view,
+    event_message,
+    run_view,
+    stream_errors,
+    with_streams,
+)
+from elt_dagster.orchestration.tags import (
+    CANCEL_REASON_TAG,
+    PARENT_RUN_TAG,
+    PARTITION_TAG,
+    RANGE_END_TAG,
+    RANGE_START_TAG,
+    ROOT_RUN_TAG,
+    SYNC_TAG,
+    trigger_tags,
+)
 
 WEBSERVER_VARIABLE = "ELT_DAGSTER_WEBSERVER_URL"
 PAGE = 500
@@ -40,24 +56,13 @@ def open_runs(workspace_file: str | None = None, *, webserver_url: str | None = 
     return GraphQLRuns(Host(workspace_file), hosts=True)
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    location: str
-    repository: str
-    name: str
-    streams: tuple[JobStream, ...]
-
-    @property
-    def selector(self) -> dict[str, str]:
-        return _selector(self.location, self.repository, self.name)
-
-
 class GraphQLRuns:
     """Implements `Runs`. With ``hosts``, launched runs depend on this object: `close` waits for them."""
 
     def __init__(self, transport: graphql.Transport, *, hosts: bool = False) -> None:
         self._transport, self._hosts = transport, hosts
-        self._jobs: dict[str, _Job] = {}
+        self._launcher = Launcher(transport)
+        self._beats: dict[str, tuple[str | None, datetime | None]] = {}
         self._hosted: list[str] = []
 
     def launch(
@@ -67,25 +72,66 @@ class GraphQLRuns:
         streams: Sequence[str] | None = None,
         run_mode: RunMode = RunMode.INCREMENTAL,
         reset_history_table: bool = False,
+        window: Window | None = None,
         triggered_by: TriggeredBy = TriggeredBy.MANUAL,
         trigger_ref: str = "",
     ) -> str:
         """Start a run through the sync's job."""
-        job = self._job(job_name(sync), sync)
-        selector: dict[str, Any] = dict(job.selector)
-        if streams is not None:
-            selector["assetSelection"] = [{"path": list(self._stream(job, sync, s).key)} for s in streams]
-        tags = trigger_tags(triggered_by, trigger_ref, run_mode)
-        params = {
-            "selector": selector,
-            "runConfigData": run_config(run_mode, reset_history_table=reset_history_table),
-            "executionMetadata": {"tags": [{"key": k, "value": v} for k, v in tags.items()]},
-        }
-        answer = self._ask(graphql.LAUNCH, {"params": params}, "launchRun", "LaunchRunSuccess")
-        run_id = str(answer["run"]["runId"])
-        if self._hosts:
-            self._hosted.append(run_id)
-        return run_id
+        wish = Wish(
+            sync=sync, streams=streams, run_mode=run_mode, reset_history_table=reset_history_table,
+            window=window, triggered_by=triggered_by, trigger_ref=trigger_ref,
+        )  # fmt: skip
+        job = self._launcher.job(job_name(sync), sync)
+        return self._launch(self._launcher.execution(job, wish))
+
+    def backfill(
+        self, sync: str, window: Window, *, streams: Sequence[str] | None = None, trigger_ref: str = ""
+    ) -> str:
+        """Hand it to Dagster's backfill daemon."""
+        wish = Wish(
+            sync=sync, streams=streams, run_mode=RunMode.INCREMENTAL, reset_history_table=False,
+            window=window, triggered_by=TriggeredBy.BACKFILL, trigger_ref=trigger_ref,
+        )  # fmt: skip
+        params = self._launcher.backfill(self._launcher.job(job_name(sync), sync), wish)
+        self._require_daemon()
+        answer = self._ask(graphql.BACKFILL, {"params": params}, "launchPartitionBackfill", "LaunchBackfillSuccess")
+        return str(answer["backfillId"])
+
+    def get_backfill(self, backfill_id: str) -> BackfillView:
+        """Its windows, counted by the state of their newest runs."""
+        answer = self._transport.execute(graphql.BACKFILL_STATUS, {"id": backfill_id})["partitionBackfillOrError"]
+        if answer["__typename"] != "PartitionBackfill":
+            raise NotFoundError(f"There is no backfill {backfill_id!r}.")
+        return backfill_view(answer)
+
+    def cancel_backfill(self, backfill_id: str) -> None:
+        """The daemon stops its runs."""
+        if not self.get_backfill(backfill_id).is_final:
+            self._ask(graphql.CANCEL_BACKFILL, {"id": backfill_id}, "cancelPartitionBackfill", "CancelBackfillSuccess")
+
+    def retry(self, run_id: str, *, run_mode: RunMode | None = None, trigger_ref: str = "") -> str:
+        """From failure by Dagster's re-execution; with a ``run_mode`` by a run of all its streams, for a re-execution keeps the old config."""
+        run = self._run(run_id)
+        view = self.get(run_id)
+        if not view.status.is_final:
+            raise ConflictError(f"Run {run_id} has not ended; it is {view.status.value}.", fix="Cancel it first.")
+        ref = trigger_ref or run_id
+        if run_mode is None:
+            if view.status is RunStatus.COMPLETED:
+                raise ConfigError(f"Run {run_id} has failed nowhere.", fix="Give a run mode to run all of it again.")
+            tags = trigger_tags(TriggeredBy.RETRY, ref, view.run_mode)
+            params = {"parentRunId": run_id, "strategy": "FROM_FAILURE", "extraTags": tag_list(tags)}
+            answer = self._ask(graphql.RETRY, {"params": params}, "launchRunReexecution", "LaunchRunSuccess")
+            return self._hosted_run(answer)
+        return self._launch(self._again(run, view, run_mode, ref))
+
+    def attempts(self, run_id: str) -> list[RunView]:
+        """The root and everything that names it as its root."""
+        root = run_view(self._run(run_id), None).root_id
+        wanted = {"tags": [{"key": ROOT_RUN_TAG, "value": root}]}
+        found = self._ask(graphql.RUNS, {"filter": wanted, "limit": PAGE}, "runsOrError", "Runs")["results"]
+        views = [run_view(run, self._transport.run_url(run["runId"])) for run in (self._run(root), *found)]
+        return sorted(views, key=lambda v: (v.created_at or datetime.min.replace(tzinfo=UTC), v.id != root))
 
     def get(self, run_id: str) -> RunView:
         """One run with its streams; the log is read only when something failed."""
@@ -93,6 +139,8 @@ class GraphQLRuns:
         view = run_view(run, self._transport.run_url(run_id))
         failed = view.status is RunStatus.FAILED or any(s["status"] == "FAILURE" for s in run["stepStats"])
         errors = stream_errors(self._log(run_id)) if failed else {}
+        if view.status is RunStatus.RUNNING:
+            view = replace(view, heartbeat_at=self._heartbeat(run_id))
         return with_streams(view, run, self._streams_of(run), errors)
 
     def list(self, sync: str | None = None, *, limit: int = 20) -> list[RunView]:
@@ -153,37 +201,58 @@ class GraphQLRuns:
     ) -> None:
         self.close()
 
-    def _job(self, name: str, sync: str) -> _Job:
-        """The job called ``name``, wherever it is loaded. Raises NotFoundError that says what failed to load."""
-        if name in self._jobs:
-            return self._jobs[name]
-        data = self._transport.execute(graphql.REPOSITORIES, {})
-        for repository in data["repositoriesOrError"].get("nodes", ()):
-            selector = _selector(repository["location"]["name"], repository["name"], name)
-            found = self._transport.execute(graphql.JOB, {"selector": selector})
-            if found["pipelineOrError"]["__typename"] == "Pipeline":
-                streams = tuple(_job_stream(node) for node in found["assetNodes"])
-                self._jobs[name] = _Job(repository["location"]["name"], repository["name"], name, streams)
-                return self._jobs[name]
-        raise NotFoundError(f"Dagster has no job for the sync {sync!r}.", fix=_why_not_loaded(data["workspaceOrError"]))
+    def _launch(self, params: Mapping[str, Any]) -> str:
+        return self._hosted_run(self._ask(graphql.LAUNCH, {"params": params}, "launchRun", "LaunchRunSuccess"))
 
-    def _stream(self, job: _Job, sync: str, stream: str) -> JobStream:
-        for candidate in job.streams:
-            if candidate.stream == stream:
-                return candidate
-        from elt_dagster.errors import nearest
+    def _hosted_run(self, answer: Mapping[str, Any]) -> str:
+        run_id = str(answer["run"]["runId"])
+        if self._hosts:
+            self._hosted.append(run_id)
+        return run_id
 
-        known = [s.stream for s in job.streams]
-        raise NotFoundError(f"Sync {sync!r} has no stream {stream!r}.", fix=nearest(stream, known))
+    def _again(self, run: Mapping[str, Any], view: RunView, run_mode: RunMode, ref: str) -> dict[str, Any]:
+        """The same streams and windows once more, in another run mode and in the same retry group."""
+        job = self._launcher.job(run["jobName"], view.sync)
+        selected = {tuple(k["path"]) for k in run["assetSelection"] or ()}
+        streams = [s.stream for s in job.streams if s.key in selected] if selected else None
+        old = {tag["key"]: tag["value"] for tag in run["tags"]}
+        kept = {key: old[key] for key in (PARTITION_TAG, RANGE_START_TAG, RANGE_END_TAG) if key in old}
+        wish = Wish(
+            sync=view.sync, streams=streams, run_mode=run_mode, reset_history_table=False,
+            window=None, triggered_by=TriggeredBy.RETRY, trigger_ref=ref,
+        )  # fmt: skip
+        group = {ROOT_RUN_TAG: view.root_id, PARENT_RUN_TAG: view.id}
+        params = self._launcher.execution(job, wish, {**kept, **group})
+        params["executionMetadata"] |= {"rootRunId": view.root_id, "parentRunId": view.id}
+        return params
+
+    def _require_daemon(self) -> None:
+        """Without a backfill daemon the windows would wait for ever."""
+        health = self._transport.execute(graphql.DAEMONS, {})["instance"]["daemonHealth"]["allDaemonStatuses"]
+        if self._hosts or not any(d["daemonType"] == "BACKFILL" and d["healthy"] for d in health):
+            raise ConfigError(
+                "No dagster-daemon would start the runs of a backfill.",
+                fix="Set ELT_DAGSTER_WEBSERVER_URL to a deployment with a daemon (`dagster dev` has one), or use `elt-dagster run --from --to`.",
+            )
+
+    def _heartbeat(self, run_id: str) -> datetime | None:
+        """When its log grew last; every look reads on from the one before."""
+        cursor, newest = self._beats.get(run_id, (None, None))
+        for page in self._pages(run_id, cursor):
+            cursor = page["cursor"]
+            stamps = [int(event["timestamp"]) for event in page["events"] if event.get("timestamp")]
+            newest = datetime.fromtimestamp(max(stamps) / 1000, UTC) if stamps else newest
+        self._beats[run_id] = (cursor, newest)
+        return newest
 
     def _streams_of(self, run: Mapping[str, Any]) -> tuple[JobStream, ...]:
         """The streams a run was about: those of its job, cut down to its selection. Empty when the job is gone, or when loading the
         workspace only to name steps that have not begun would be out of proportion."""
         name = run["jobName"]
-        if not name.startswith("sync_") or (self._hosts and name not in self._jobs):
+        if not name.startswith("sync_") or (self._hosts and not self._launcher.knows(name)):
             return ()
         try:
-            streams = self._job(run["jobName"], run["jobName"]).streams
+            streams = self._launcher.job(run["jobName"], run["jobName"]).streams
         except NotFoundError:
             return ()
         selected = {tuple(k["path"]) for k in run["assetSelection"] or ()}
@@ -218,22 +287,3 @@ class GraphQLRuns:
             said = answer.get("message") or "; ".join(e["message"] for e in answer.get("errors", ()))
             raise ConfigError(f"Dagster answered {answer['__typename']}: {said.strip() or 'nothing more'}")
         return answer
-
-
-def _selector(location: str, repository: str, job: str) -> dict[str, str]:
-    return {"repositoryLocationName": location, "repositoryName": repository, "pipelineName": job}
-
-
-def _job_stream(node: Mapping[str, Any]) -> JobStream:
-    key = tuple(node["assetKey"]["path"])
-    named = {entry["label"]: entry.get("text") for entry in node["metadataEntries"]}
-    steps = node["opNames"] or ["__".join(key)]
-    return JobStream(stream=named.get(STREAM) or key[-1], key=key, step=steps[0])
-
-
-def _why_not_loaded(workspace: Mapping[str, Any]) -> str:
-    for entry in workspace.get("locationEntries", ()):
-        problem = entry["locationOrLoadError"]
-        if problem and problem["__typename"] == "PythonError":
-            return f"The code location {entry['name']} does not load: {problem['message'].strip()}"
-    return "Is it archived, broken, or not selected by ELT_DAGSTER_SELECT? Reload the code location if it is new."

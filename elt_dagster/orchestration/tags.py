@@ -8,6 +8,15 @@ TRIGGERED_BY_TAG = "elt/triggered_by"
 TRIGGER_REF_TAG = "elt/trigger_ref"
 RUN_MODE_TAG = "elt/run_mode"
 CANCEL_REASON_TAG = "elt/cancel_reason"
+# Dagster's own
+PARTITION_TAG = "dagster/partition"
+RANGE_START_TAG = "dagster/asset_partition_range_start"
+RANGE_END_TAG = "dagster/asset_partition_range_end"
+MAX_RETRIES_TAG = "dagster/max_retries"
+RETRY_ON_STEP_FAILURE_TAG = "dagster/retry_on_asset_or_op_failure"
+RETRY_STRATEGY_TAG = "dagster/retry_strategy"
+PARENT_RUN_TAG = "dagster/parent_run_id"
+ROOT_RUN_TAG = "dagster/root_run_id"
 
 
 def sync_tags(sync_id: str, slug: str) -> dict[str, str]:
@@ -19,3 +28,14 @@ def trigger_tags(triggered_by: TriggeredBy, trigger_ref: str, run_mode: RunMode)
     """What tells why a run exists and what it does."""
     tags = {TRIGGERED_BY_TAG: triggered_by.value, RUN_MODE_TAG: run_mode.value}
     return {**tags, TRIGGER_REF_TAG: trigger_ref} if trigger_ref else tags
+
+
+def recovery_tags(max_retries: int) -> dict[str, str]:
+    """What makes Dagster start a run again whose process was lost; a stream that failed has had its own retries by then."""
+    if not max_retries:
+        return {}
+    return {
+        MAX_RETRIES_TAG: str(max_retries),
+        RETRY_ON_STEP_FAILURE_TAG: "false",
+        RETRY_STRATEGY_TAG: "FROM_FAILURE",
+    }

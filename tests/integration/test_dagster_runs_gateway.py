@@ -4,13 +4,14 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from elt_dagster.control.runs import Runs, RunStatus, RunView
-from elt_dagster.errors import ConfigError, NotFoundError
-from elt_dagster.model import RunMode, TriggeredBy
+from elt_dagster.control.runs import ResultClass, Runs, RunStatus, RunView
+from elt_dagster.errors import ConfigError, ConflictError, NotFoundError
+from elt_dagster.model import RunMode, TriggeredBy, Window
 from elt_dagster.orchestration.runs import open_runs
 from tests.integration.dagster_project import REPOSITORY, ShopProject, shop
 
@@ -25,6 +26,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShopProject]:
         shutil.copy(REPOSITORY / name, project.folder)
     project.put(shop())
     project.put(shop(slug="fan", schema="fan", execution_mode="fan_out_entity", execution={"max_retries": 3}))
+    hourly = {"window": "1h", "start": "2026-01-01"}
+    project.put(
+        shop(
+            slug="hourly",
+            schema="hourly",
+            execution_mode="fan_out_window",
+            slicing=hourly,
+            streams=[{"name": "public.orders"}],
+        )
+    )
     with pytest.MonkeyPatch.context() as patch:
         for name, value in project.environ().items():
             patch.setenv(name, value)
@@ -76,6 +87,61 @@ def test_one_stream_can_fail_alone(project: ShopProject, runs: Runs) -> None:
     assert len(view.streams) == 2
     with open_runs() as others:  # another process, which has not loaded the workspace, tells the same
         assert others.get(view.id).failures == view.failures
+
+
+def test_a_retry_runs_what_failed_and_stays_in_its_group(project: ShopProject, runs: Runs) -> None:
+    project.say("customers.fail", "yes")
+    first = wait(runs, runs.launch("shop", streams=["public.orders", "public.customers"]))
+    assert (first.result_class, first.reason, first.max_retries) == (ResultClass.PARTIAL, "auth_failed", 2)
+    second = wait(runs, runs.retry(first.id))
+    assert (second.result_class, [s.stream for s in second.streams]) == (ResultClass.FAILURE, ["public.customers"])
+    project.say("customers.fail", "")
+    third = wait(runs, runs.retry(second.id))
+    assert (third.result_class, [s.stream for s in third.streams]) == (ResultClass.SUCCESS, ["public.customers"])
+    assert (third.triggered_by, third.root_id, third.parent_id) == ("retry", first.id, second.id)
+    with pytest.raises(ConfigError, match="failed nowhere"):
+        runs.retry(third.id)
+    fourth = wait(runs, runs.retry(first.id, run_mode=RunMode.FULL_REFRESH))
+    assert (fourth.run_mode, fourth.root_id) == (RunMode.FULL_REFRESH, first.id)
+    assert {s.stream for s in fourth.streams} == {"public.orders", "public.customers"}
+    for run in (first, second, third, fourth):
+        assert [v.id for v in runs.attempts(run.id)] == [first.id, second.id, third.id, fourth.id]
+
+
+def test_a_sync_in_windows_loads_the_newest_or_those_that_are_named(project: ShopProject, runs: Runs) -> None:
+    project.say("rows", 7_300)
+    newest = wait(runs, runs.launch("hourly"))
+    assert newest.result_class is ResultClass.SUCCESS
+    assert newest.partition is not None
+    window = Window(datetime(2026, 1, 1, 0, tzinfo=UTC), datetime(2026, 1, 1, 2, tzinfo=UTC))
+    several = wait(runs, runs.launch("hourly", window=window))
+    assert several.partition == "2026-01-01-00:00...2026-01-01-01:00"
+    assert [s.rows for s in several.streams] == [7_199]
+    again = wait(runs, runs.retry(several.id, run_mode=RunMode.INCREMENTAL))
+    assert (again.partition, [s.rows for s in again.streams]) == (several.partition, [7_199])
+    with pytest.raises(ConfigError, match="begins between"):
+        runs.launch("hourly", window=Window(datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 1, 2, tzinfo=UTC)))
+    with pytest.raises(ConfigError, match="daemon"):
+        runs.backfill("hourly", window)
+    with pytest.raises(ConfigError, match="not loaded in windows"):
+        runs.backfill("shop", window)
+    project.say("rows", 3)
+
+
+def test_a_running_run_shows_signs_of_life_and_cannot_be_retried(project: ShopProject, runs: Runs) -> None:
+    project.say("orders.slow", 30)
+    began = datetime.now(UTC)
+    run_id = runs.launch("shop", streams=["public.orders"])
+    view = wait(runs, run_id, lambda v: any(s.status is RunStatus.RUNNING for s in v.streams))
+    assert view.heartbeat_at is not None
+    assert began <= view.heartbeat_at <= datetime.now(UTC)
+    assert (view.result_class, view.reason) == (None, None)
+    with pytest.raises(ConflictError, match="has not ended"):
+        runs.retry(run_id)
+    runs.cancel(run_id, "enough")
+    view = wait(runs, run_id)
+    project.say("orders.slow", "")
+    assert (view.result_class, view.reason, view.cancel_reason) == (ResultClass.CANCELLED, "cancelled", "enough")
 
 
 @pytest.mark.parametrize("sync", ["shop", "fan"])

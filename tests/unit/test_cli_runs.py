@@ -24,7 +24,7 @@ from elt_dagster.cli.status import next_tick
 from elt_dagster.control.runs import RunEvents, RunStatus, RunView, StreamRun
 from elt_dagster.engine import Progress
 from elt_dagster.errors import NotFoundError, TransientError
-from elt_dagster.model import RunMode, SyncSpec, TriggeredBy
+from elt_dagster.model import RunMode, SyncSpec, TriggeredBy, Window
 from tests.unit.cli_shelf import shelf_fixture
 from tests.unit.test_cli import ROOT, Elt, elt, shop
 
@@ -67,11 +67,13 @@ class PlayedRuns:
         streams: Sequence[str] | None = None,
         run_mode: RunMode = RunMode.INCREMENTAL,
         reset_history_table: bool = False,
+        window: Window | None = None,
         triggered_by: TriggeredBy = TriggeredBy.MANUAL,
         trigger_ref: str = "",
     ) -> str:
         asked = {"sync": sync, "streams": streams, "run_mode": run_mode}
-        self.launched.append({**asked, "reset_history_table": True} if reset_history_table else asked)
+        more = {"reset_history_table": reset_history_table, "window": window}
+        self.launched.append({**asked, **{name: value for name, value in more.items() if value}})
         return "run-1"
 
     def get(self, run_id: str) -> RunView:
@@ -90,6 +92,13 @@ class PlayedRuns:
             return RunEvents(cursor="end")
         return RunEvents(cursor="end", progress=(Progress("orders", 10, 400, 0.5),), messages=("orders: tried again",))
 
+    def retry(self, run_id: str, *, run_mode: RunMode | None = None, trigger_ref: str = "") -> str:
+        self.launched.append({"retry": run_id, "run_mode": run_mode})
+        return "run-1"
+
+    def attempts(self, run_id: str) -> Sequence[RunView]:
+        return [DONE, DONE]
+
     def cancel(self, run_id: str, reason: str = "") -> None:
         self.get(run_id)
         self.cancelled.append((run_id, reason))
@@ -105,6 +114,47 @@ def play(monkeypatch: pytest.MonkeyPatch, *views: RunView | BaseException) -> Pl
     monkeypatch.setattr(Session, "runs", runs)
     monkeypatch.setattr(run_module, "POLL_SECONDS", 0.0)
     return played
+
+
+@pytest.mark.parametrize(
+    ("option", "mode"),
+    [((), None), (("--full-refresh",), RunMode.FULL_REFRESH), (("--incremental",), RunMode.INCREMENTAL)],
+)
+def test_a_retry_is_followed_like_a_run(
+    shop: Elt, monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...], mode: RunMode | None
+) -> None:
+    played = play(monkeypatch, DONE)
+    result = shop("retry", "run-0", *option, "--json")
+    assert (result.code, result.json["attempt"], result.json["status"]) == (0, 2, "completed")
+    assert played.launched == [{"retry": "run-0", "run_mode": mode}]
+
+
+def test_a_window_is_taken_in_the_zone_of_the_sync(shop: Elt, monkeypatch: pytest.MonkeyPatch) -> None:
+    played = play(monkeypatch, DONE)
+    assert shop("run", "shop", "--from", "2026-07-01", "--to", "2026-07-02T06:00").code == 0
+    (launched,) = played.launched
+    assert [at.isoformat() for at in (launched["window"].start, launched["window"].end)] == [
+        "2026-07-01T00:00:00+02:00", "2026-07-02T06:00:00+02:00",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--to", "2026-07-01"), "--to without --from"),
+        (("--from", "2026-07-02", "--to", "2026-07-01"), "ends before it begins"),
+        (("--from", "yesterday"), "'yesterday' is no date"),
+        (("--reset-history-table",), "goes with --full-refresh"),
+    ],
+)
+def test_half_a_wish_is_refused(
+    shop: Elt, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], message: str
+) -> None:
+    played = play(monkeypatch, DONE)
+    result = shop("run", "shop", *options)
+    assert result.code == 2
+    assert message in result.err
+    assert not played.launched
 
 
 def test_a_run_is_followed_to_its_end(shop: Elt, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,187 @@
+"""How a run of a sync is asked for over GraphQL: which job, which assets, which windows, with what config and tags."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from elt_dagster.errors import ConfigError, NotFoundError, nearest
+from elt_dagster.model import RunMode, TriggeredBy, Window
+from elt_dagster.orchestration import graphql
+from elt_dagster.orchestration.metadata import STREAM
+from elt_dagster.orchestration.resources import run_config
+from elt_dagster.orchestration.run_views import JobStream
+from elt_dagster.orchestration.tags import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG, sync_tags, trigger_tags
+
+PAGE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A sync's job where it is loaded."""
+
+    location: str
+    repository: str
+    name: str
+    streams: tuple[JobStream, ...]
+
+    @property
+    def selector(self) -> dict[str, Any]:
+        """What GraphQL calls it by."""
+        return {
+            "repositoryLocationName": self.location,
+            "repositoryName": self.repository,
+            "pipelineName": self.name,
+        }
+
+    def chosen(self, sync: str, streams: Sequence[str] | None) -> tuple[JobStream, ...]:
+        """The streams of these names, all of them for None. Raises NotFoundError with the nearest name."""
+        if streams is None:
+            return self.streams
+        known = {s.stream: s for s in self.streams}
+        for name in streams:
+            if name not in known:
+                raise NotFoundError(f"Sync {sync!r} has no stream {name!r}.", fix=nearest(name, list(known)))
+        return tuple(known[name] for name in streams)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a caller of `Runs.launch` asked for."""
+
+    sync: str
+    streams: Sequence[str] | None
+    run_mode: RunMode
+    reset_history_table: bool
+    window: Window | None
+    triggered_by: TriggeredBy
+    trigger_ref: str
+
+
+class Launcher:
+    """Turns wishes into GraphQL parameters; remembers the jobs it has found."""
+
+    def __init__(self, transport: graphql.Transport) -> None:
+        self._transport = transport
+        self._jobs: dict[str, Job] = {}
+
+    def knows(self, name: str) -> bool:
+        """Whether the job was found before."""
+        return name in self._jobs
+
+    def job(self, name: str, sync: str) -> Job:
+        """The job called ``name``, wherever it is loaded. Raises NotFoundError that says what failed to load."""
+        if name in self._jobs:
+            return self._jobs[name]
+        data = self._transport.execute(graphql.REPOSITORIES, {})
+        for repository in data["repositoriesOrError"].get("nodes", ()):
+            empty = Job(repository["location"]["name"], repository["name"], name, ())
+            found = self._transport.execute(graphql.JOB, {"selector": empty.selector})
+            if found["pipelineOrError"]["__typename"] == "Pipeline":
+                streams = tuple(_job_stream(node) for node in found["assetNodes"])
+                self._jobs[name] = Job(empty.location, empty.repository, name, streams)
+                return self._jobs[name]
+        raise NotFoundError(f"Dagster has no job for the sync {sync!r}.", fix=_why_not_loaded(data["workspaceOrError"]))
+
+    def execution(self, job: Job, wish: Wish, more_tags: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """``ExecutionParams`` of a run. Raises ConfigError where the wish leads to no window."""
+        chosen = job.chosen(wish.sync, wish.streams)
+        sliced = tuple(s for s in chosen if s.key_format is not None)
+        if wish.window is not None:
+            # What has no windows of its own is read by the cursor's time, as the config says.
+            chosen = sliced or chosen
+        tags = {**trigger_tags(wish.triggered_by, wish.trigger_ref, wish.run_mode), **(more_tags or {})}
+        if not tags.keys() & {PARTITION_TAG, RANGE_START_TAG}:
+            windows, chosen = self._windows(wish, chosen, sliced)
+            tags |= windows
+        selector = job.selector
+        if len(chosen) < len(job.streams):
+            selector["assetSelection"] = [{"path": list(s.key)} for s in chosen]
+        span = wish.window if not sliced else None
+        return {
+            "selector": selector,
+            "runConfigData": run_config(wish.run_mode, reset_history_table=wish.reset_history_table, window=span),
+            "executionMetadata": {"tags": tag_list(tags)},
+        }
+
+    def backfill(self, job: Job, wish: Wish) -> dict[str, Any]:
+        """``LaunchBackfillParams`` over the windows that begin in the wish's."""
+        sliced = [s for s in job.chosen(wish.sync, wish.streams) if s.key_format is not None]
+        if not sliced or wish.window is None:
+            raise ConfigError(
+                f"Sync {wish.sync!r} is not loaded in windows.",
+                fix="Run it with --from and --to, or give it `slicing`.",
+            )
+        tags = {**sync_tags("", wish.sync), **trigger_tags(wish.triggered_by, wish.trigger_ref, wish.run_mode)}
+        return {
+            "assetSelection": [{"path": list(s.key)} for s in sliced],
+            "partitionNames": self._keys_between(sliced[0], wish.window),
+            "tags": tag_list({key: value for key, value in tags.items() if value}),
+            "runConfigData": run_config(wish.run_mode),
+            "title": f"{wish.sync}: {wish.window.start:%Y-%m-%d %H:%M} to {wish.window.end:%Y-%m-%d %H:%M}",
+        }
+
+    def _windows(
+        self, wish: Wish, chosen: tuple[JobStream, ...], sliced: tuple[JobStream, ...]
+    ) -> tuple[dict[str, str], tuple[JobStream, ...]]:
+        """The tags that name the windows, and the streams that then remain."""
+        if not sliced:
+            return {}, chosen
+        if wish.window is not None:
+            keys = self._keys_between(sliced[0], wish.window)
+            if len(keys) == 1:
+                return {PARTITION_TAG: keys[0]}, chosen
+            return {RANGE_START_TAG: keys[0], RANGE_END_TAG: keys[-1]}, chosen
+        newest = next(self._keys(sliced[0], ascending=False), None)
+        if newest is not None:
+            return {PARTITION_TAG: newest}, chosen
+        whole = tuple(s for s in chosen if s.key_format is None)
+        if not whole:
+            raise ConfigError(
+                f"No window of sync {wish.sync!r} has ended yet.", fix="Wait, or set slicing.include_current to true."
+            )
+        return {}, whole
+
+    def _keys_between(self, stream: JobStream, window: Window) -> list[str]:
+        # Keys are times in the sync's own zone, as the window's ends are, and sort as they follow each other.
+        first, end = (at.strftime(stream.key_format or "") for at in (window.start, window.end))
+        found = [key for key in self._keys(stream, ascending=True) if first <= key < end]
+        if not found:
+            raise ConfigError(
+                f"No window of {stream.stream!r} begins between {first} and {end}.",
+                fix="Windows begin where `slicing` says, and only those that have ended are there.",
+            )
+        return found
+
+    def _keys(self, stream: JobStream, *, ascending: bool) -> Iterator[str]:
+        cursor: str | None = None
+        while True:
+            asked = {"key": {"path": list(stream.key)}, "limit": PAGE if ascending else 1, "ascending": ascending}
+            node = self._transport.execute(graphql.PARTITIONS, {**asked, "cursor": cursor})["assetNodeOrError"]
+            page = node.get("partitionKeyConnection") or {"results": [], "hasMore": False, "cursor": None}
+            yield from page["results"]
+            if not page["hasMore"]:
+                return
+            cursor = page["cursor"]
+
+
+def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    """Tags as GraphQL takes them."""
+    return [{"key": key, "value": value} for key, value in tags.items()]
+
+
+def _job_stream(node: Mapping[str, Any]) -> JobStream:
+    key = tuple(node["assetKey"]["path"])
+    named = {entry["label"]: entry.get("text") for entry in node["metadataEntries"]}
+    steps = node["opNames"] or ["__".join(key)]
+    windows = node["partitionDefinition"]
+    return JobStream(
+        stream=named.get(STREAM) or key[-1], key=key, step=steps[0], key_format=windows["fmt"] if windows else None
+    )
+
+
+def _why_not_loaded(workspace: Mapping[str, Any]) -> str:
+    for entry in workspace.get("locationEntries", ()):
+        problem = entry["locationOrLoadError"]
+        if problem and problem["__typename"] == "PythonError":
+            return f"The code location {entry['name']} does not load: {problem['message'].strip()}"
+    return "Is it archived, broken, or not selected by ELT_DAGSTER_SELECT? Reload the code location if it is new."
