@@ -19,6 +19,7 @@ from elt_dagster.engine import Progress, StreamRead, resolve_binding
 from elt_dagster.engine.transform import canonical_batch
 from elt_dagster.errors import ConfigError
 from elt_dagster.model import LoadMode
+from elt_dagster.orchestration.cancellation import cancelled
 from elt_dagster.orchestration.errors import dagster_errors
 from elt_dagster.orchestration.frames import from_reader, to_reader
 from elt_dagster.orchestration.metadata import (
@@ -28,6 +29,7 @@ from elt_dagster.orchestration.metadata import (
     ROWS_INSERTED,
     ROWS_READ,
     SECONDS,
+    SOURCE_TABLE,
     TABLE_NAME,
     URI,
     result_metadata,
@@ -70,13 +72,19 @@ class WarehouseIOManager(dg.IOManager):
 
     def _load(self, context: dg.OutputContext, read: StreamRead) -> None:
         progress = Throttled(context.log.info)
-        result = read.load(progress)
+        result = read.load(progress, cancelled)
         progress.finish()
         resolved = resolve_binding(read.binding, read.stream)
         table = TableRef(read.sync.dataset, read.binding.table_name)
         context.add_output_metadata(
             {
-                **result_metadata(result, resolved, now=datetime.now(UTC)),
+                **result_metadata(
+                    result,
+                    resolved,
+                    now=datetime.now(UTC),
+                    source=_source_of(context.definition_metadata),
+                    is_partition=context.has_asset_partitions and len(context.asset_partition_keys) == 1,
+                ),
                 URI: self._destination().uri(table),
             }
         )
@@ -138,6 +146,12 @@ def io_manager_key(name: str) -> str:
 def _attempt(context: dg.OutputContext) -> int:
     """How often this step was tried before. `OutputContext` does not say, but its step does."""
     return context.step_context.previous_attempt_count
+
+
+def _source_of(metadata: Mapping[str, Any]) -> dg.AssetKey | None:
+    """The key that column lineage leads to; a translator may have put another one there, or none."""
+    named = metadata.get(SOURCE_TABLE)
+    return named.asset_key if isinstance(named, dg.DagsterAssetMetadataValue) else None
 
 
 def _table_of(key: dg.AssetKey, metadata: Mapping[str, Any]) -> TableRef:

@@ -14,10 +14,12 @@ from elt_dagster.engine import ResolvedBinding
 from elt_dagster.engine.plan import target_schema, warehouse_name
 from elt_dagster.model import Checkpoint, StreamResult, cursor_text
 from elt_dagster.model.types import canonical, description_of, type_name
+from elt_dagster.orchestration.lineage import COLUMN_LINEAGE, column_lineage
 
 PREFIX = "elt/"
 
 ROW_COUNT = "dagster/row_count"
+PARTITION_ROW_COUNT = "dagster/partition_row_count"
 COLUMN_SCHEMA = "dagster/column_schema"
 TABLE_NAME = "dagster/table_name"
 URI = "dagster/uri"
@@ -25,6 +27,8 @@ CODE_REFERENCES = "dagster/code_references"
 
 SYNC = "elt/sync"
 STREAM = "elt/stream"
+SOURCE_TABLE = "elt/source"
+"""The asset key that stands for the table at the source, in column lineage."""
 ROWS_READ = "elt/rows_read"
 ROWS_INSERTED = "elt/rows_inserted"
 ROWS_UPDATED = "elt/rows_updated"
@@ -48,7 +52,13 @@ COUNTS = "elt/counts/"
 
 
 def definition_metadata(
-    resolved: ResolvedBinding, *, dataset: str, sync: str, add_metadata_columns: bool, source_file: str | None
+    resolved: ResolvedBinding,
+    *,
+    dataset: str,
+    sync: str,
+    add_metadata_columns: bool,
+    source_file: str | None,
+    source: dg.AssetKey | None = None,
 ) -> dict[str, Any]:
     """What is known before the first run: table name, columns (when the source told them), the YAML it came from."""
     metadata: dict[str, Any] = {
@@ -56,6 +66,8 @@ def definition_metadata(
         SYNC: sync,
         STREAM: resolved.stream.name,
     }
+    if source is not None:
+        metadata[SOURCE_TABLE] = dg.MetadataValue.asset(source)
     if resolved.schema is not None:
         columns = target_schema(resolved, add_metadata=add_metadata_columns)
         metadata[COLUMN_SCHEMA] = table_schema(columns, resolved)
@@ -64,8 +76,18 @@ def definition_metadata(
     return metadata
 
 
-def result_metadata(result: StreamResult, resolved: ResolvedBinding, *, now: datetime) -> dict[str, Any]:
-    """What one load did. ``now`` (aware) dates the lag of a cursor that is a point in time."""
+def result_metadata(
+    result: StreamResult,
+    resolved: ResolvedBinding,
+    *,
+    now: datetime,
+    source: dg.AssetKey | None = None,
+    is_partition: bool = False,
+) -> dict[str, Any]:
+    """What one load did. ``now`` (aware) dates the lag of a cursor that is a point in time.
+
+    ``source`` is where columns come from. A load that ``is_partition`` replaced the rows of one window by those it brought.
+    """
     metadata: dict[str, Any] = {
         ROW_COUNT: result.table_rows,
         COLUMN_SCHEMA: table_schema(result.columns, resolved),
@@ -87,6 +109,10 @@ def result_metadata(result: StreamResult, resolved: ResolvedBinding, *, now: dat
         **{f"{COUNTS}{name}": count for name, count in result.counts.items()},
     }
     metadata |= _cursor_metadata(result.before, result.after, now)
+    if source is not None and (lineage := column_lineage(result.columns, resolved, source)) is not None:
+        metadata[COLUMN_LINEAGE] = lineage
+    if is_partition:
+        metadata[PARTITION_ROW_COUNT] = result.rows_inserted + result.rows_updated
     if result.schema_changes:
         metadata[SCHEMA_CHANGES] = dg.MetadataValue.md(_changes_table(result))
     return metadata

@@ -17,6 +17,7 @@ import dagster as dg
 from elt_dagster.control.configured import ConfiguredSync
 from elt_dagster.engine import ResolvedBinding
 from elt_dagster.engine.windows import slicing_of
+from elt_dagster.orchestration.lineage import source_key
 from elt_dagster.orchestration.metadata import SYNC, definition_metadata
 from elt_dagster.orchestration.windows import partitions_of
 
@@ -68,6 +69,7 @@ class SyncTranslator:
                 sync=spec.slug,
                 add_metadata_columns=spec.add_metadata_columns,
                 source_file=props.sync.source_file,
+                source=source_key(spec.connection, resolved.stream.name),
             ),
         )
 

@@ -12,6 +12,7 @@ from elt_dagster.errors import TransientError
 from elt_dagster.model import Batch, Checkpoint, ReadRequest, RunMode
 from elt_dagster.orchestration import checking
 from elt_dagster.orchestration import checks as names
+from elt_dagster.orchestration.lineage import COLUMN_LINEAGE
 from elt_dagster.orchestration.resources import run_config
 from elt_dagster.sdk.arrow import highest
 from tests.dagster_connectors.scripted import Scripted, _orders
@@ -334,3 +335,18 @@ def test_a_retried_load_is_checked_once(
     result = run(project, instance)
     assert result.success
     assert len(result.get_asset_check_evaluations()) == len(ALL)
+
+
+def test_columns_lead_back_to_the_source_through_renaming_and_hashing(
+    project: ShopProject, instance: dg.DagsterInstance
+) -> None:
+    project.put(orders(hashed_columns=["amount"], excluded_columns=[]))
+    (event,) = run(project, instance).get_asset_materialization_events()
+    lineage = event.materialization.metadata[COLUMN_LINEAGE].value
+    source = dg.AssetKey(["source", "shop_db", "public", "orders"])
+    assert lineage.deps_by_column == {
+        name: [dg.TableColumnDep(source, name)] for name in ("id", "updated_at", "amount")
+    }  # and none for our own columns
+    specs = {spec.key: spec for spec in project.defs().resolve_all_asset_specs()}
+    assert not list(specs[ORDERS].deps)
+    assert specs[ORDERS].metadata["elt/source"].asset_key == source
