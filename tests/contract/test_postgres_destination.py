@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,11 +21,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from elt_dagster.destinations._postgres_encode import encoded
+from elt_dagster.destinations.base import DELETED_AT, RowRange
+from elt_dagster.destinations.history import history_table
 from elt_dagster.destinations.postgres import Postgres
 from elt_dagster.destinations.rejected import REASON, ROW, rejected_table
-from elt_dagster.errors import AuthError, ConfigError, DestinationError, EltError, TransientError
-from elt_dagster.model import Checkpoint, LoadMode, SchemaDrift
-from elt_dagster.model.types import JSON
+from elt_dagster.errors import AuthError, ConfigError, ContractError, DestinationError, EltError, TransientError
+from elt_dagster.model import Checkpoint, DeleteMode, LoadMode, SchemaDrift
+from elt_dagster.model.types import JSON, TIMESTAMP_UTC
 from elt_dagster.testing._destination_bench import ROWS
 from elt_dagster.testing.destination import Bench, Capabilities, DestinationContract, batch_of, rows_of
 
@@ -367,6 +369,174 @@ def test_a_type_change_under_a_view_names_the_view(bench: Bench, mode: LoadMode)
     with pytest.raises(DestinationError, match=r"view s\.seen"):
         bench.load(mode, [(2, "b", 0.5)], columns=wider)
     assert bench.rows() == [(1, "a", 1)]
+
+
+# --- rows that are gone
+
+
+MARKED = pa.schema([*ROWS, pa.field(DELETED_AT, TIMESTAMP_UTC)])
+STAMPED = pa.schema([*ROWS, ("_elt_loaded_at", TIMESTAMP_UTC), ("_elt_run_id", pa.string()), MARKED.field(DELETED_AT)])
+KEY: dict[str, Any] = {"primary_key": ("id",)}
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def test_a_deleted_row_goes_as_often_as_it_is_there(bench: Bench) -> None:
+    bench.load(LoadMode.APPEND, [(1, "a", 1), (1, "b", 1), (2, "x", 1), (2, "y", 1), (3, "c", 1)])
+    rows = [(1, None, 2, NOON), (2, "z", 2, None), (8, None, 2, NOON), (9, None, 2, NOON)]
+    done = bench.load(LoadMode.MERGE, rows, arriving=MARKED, **KEY)
+    assert (done.inserted, done.updated, done.deleted) == (0, 1, 2)
+    assert bench.rows() == [(2, "z", 2), (3, "c", 1)]
+
+
+def test_a_mark_changes_nothing_but_our_own_columns(bench: Bench) -> None:
+    soft: dict[str, Any] = {"columns": STAMPED, "deletes": DeleteMode.SOFT, **KEY}
+    bench.load(LoadMode.MERGE, [(1, "a", 1, NOON, "first", None), (2, "b", 1, NOON, "first", None)], **soft)
+    later = NOON + timedelta(hours=1)
+    bench.load(LoadMode.MERGE, [(1, None, 9, later, "second", later)], **soft)
+    assert bench.rows()[0] == (1, "a", 1, later, "second", later)
+    bench.load(LoadMode.REPLACE, [(1, "a", 1, later, "third", None)], **soft, run_id="third")
+    missed = bench.rows()[1]
+    assert missed[:3] == (2, "b", 1)
+    assert missed[3] == missed[5] > NOON, "the time of the commit"
+    assert missed[4] == "third"
+
+
+@pytest.mark.parametrize("drift", [SchemaDrift.DISCARD, SchemaDrift.FREEZE])
+def test_our_own_column_comes_whatever_the_policy(bench: Bench, drift: SchemaDrift) -> None:
+    bench.load(LoadMode.MERGE, [(1, "a", 1)], **KEY)
+    done = bench.load(LoadMode.MERGE, [(1, None, 1, NOON)], columns=MARKED, deletes=DeleteMode.SOFT, drift=drift, **KEY)
+    assert done.deleted == 1
+    assert bench.rows() == [(1, "a", 1, NOON)]
+
+
+@pytest.mark.parametrize("how", ["delete", "truncate", "swap"])
+def test_a_refresh_that_keeps_rows_keeps_views_however_tables_are_replaced(config: dict[str, Any], how: str) -> None:
+    bench = bench_of({**config, "replace": how})
+    soft: dict[str, Any] = {"columns": MARKED, "deletes": DeleteMode.SOFT, **KEY}
+    bench.load(LoadMode.REPLACE, [(1, "a", 1, None), (2, "b", 1, None)], **soft)
+    execute(config, f"CREATE VIEW s.living AS SELECT id FROM s.orders WHERE {DELETED_AT} IS NULL")
+    done = bench.load(LoadMode.REPLACE, [(2, "b", 1, None), (3, "c", 1, None)], **soft)
+    assert (done.inserted, done.updated, done.deleted, done.table_rows) == (1, 0, 1, 3)
+    assert execute(config, "SELECT id FROM s.living ORDER BY 1", fetch=True) == [(2,), (3,)]
+
+
+def test_a_row_that_came_and_did_not_fit_is_not_missing(bench: Bench) -> None:
+    narrow = MARKED.set(2, pa.field("at", pa.int16()))
+    soft: dict[str, Any] = {"deletes": DeleteMode.SOFT, "drift": SchemaDrift.DISCARD, **KEY}
+    bench.load(LoadMode.REPLACE, [(n, "a", 1, None) for n in (1, 2, 3)], columns=narrow, **soft)
+    done = bench.load(LoadMode.REPLACE, [(1, "a", 1, None), (2, "a", 70_000, None)], columns=MARKED, **soft)
+    assert (done.rejected, done.deleted) == (1, 1)
+    found = bench.rows(columns=["id", "at", DELETED_AT])
+    assert [(key, at, mark is None) for key, at, mark in found] == [(1, 1, True), (2, 1, True), (3, 1, False)]
+
+
+def test_deletes_reach_every_partition(bench: Bench) -> None:
+    """Rows of two partitions may have the same address."""
+    execute(
+        bench.config, "CREATE SCHEMA s; CREATE TABLE s.orders (id bigint, name text, at bigint) PARTITION BY LIST (id)"
+    )
+    for key in (1, 2):
+        execute(bench.config, f"CREATE TABLE s.orders_{key} PARTITION OF s.orders FOR VALUES IN ({key})")
+    bench.load(LoadMode.MERGE, [(1, "a", 1), (2, "b", 1)], **KEY)
+    assert bench.load(LoadMode.MERGE, [(2, None, 1, NOON)], arriving=MARKED, **KEY).deleted == 1
+    assert bench.rows() == [(1, "a", 1)]
+
+
+# --- windows
+
+
+@pytest.mark.parametrize("kind", [pa.date32(), pa.timestamp("us"), pa.timestamp("us", "UTC")])
+def test_a_window_is_of_any_kind_of_time(bench: Bench, kind: pa.DataType) -> None:
+    columns = pa.schema([("id", pa.int64()), ("day", kind)])
+    days: list[Any] = [datetime(2026, 1, day, tzinfo=UTC if getattr(kind, "tz", None) else None) for day in (1, 2, 3)]
+    bench.load(LoadMode.APPEND, list(enumerate(d.date() if kind == pa.date32() else d for d in days)), columns=columns)
+    window = RowRange("day", datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 3, tzinfo=UTC))
+    done = bench.load(LoadMode.APPEND, columns=columns, replaces=window)
+    assert (done.deleted, done.table_rows) == (1, 2)
+    assert [row[0] for row in bench.rows()] == [0, 2]
+
+
+def test_a_window_is_committed_once(bench: Bench) -> None:
+    columns = pa.schema([("id", pa.int64()), ("day", pa.date32())])
+    plan = bench.plan(LoadMode.APPEND, columns, replaces=RowRange("day", NOON, NOON + timedelta(days=1)))
+    with bench.destination.begin(plan) as load:
+        load.commit(None)
+        with pytest.raises(ContractError, match="window"):
+            load.commit(None)
+
+
+# --- history
+
+
+def test_a_history_has_one_index_on_its_current_rows(bench: Bench) -> None:
+    for name in ("a", "b", "c"):
+        bench.load(LoadMode.MERGE, [(1, name, 1)], history=True, **KEY)
+    sql = "SELECT indexdef FROM pg_indexes WHERE tablename = 'orders__history'"
+    ((found,),) = execute(bench.config, sql, fetch=True)
+    assert found.endswith("(id) WHERE _is_current")
+
+
+def test_values_of_every_kind_are_no_new_version_when_they_come_again(bench: Bench) -> None:
+    columns = pa.schema([
+        ("id", pa.int64()), ("f", pa.float64()), ("doc", JSON), ("span", pa.month_day_nano_interval()), ("b", pa.binary()),
+        ("d", pa.decimal128(20, 2)), ("at", TIMESTAMP_UTC), ("nothing", pa.null()), ("_elt_loaded_at", TIMESTAMP_UTC),
+    ])  # fmt: skip
+    later = NOON + timedelta(hours=1)
+
+    def load(span: tuple[int, int, int], at: datetime) -> int:
+        row = (1, float("nan"), '{"a": [1, null]}', span, b"\0", Decimal("1.10"), NOON, None, at)
+        bench.load(LoadMode.MERGE, [row], columns=columns, history=True, **KEY)
+        return bench.destination.count(history_table(bench.table()))
+
+    assert load((1, 0, 0), NOON) == 1
+    assert load((1, 0, 0), later) == 1, "when it was loaded is no content"
+    assert load((0, 30, 0), later) == 2, "a month is not thirty days"
+
+
+def test_a_new_beginning_keeps_what_others_hang_on_a_history(bench: Bench, guest: dict[str, Any]) -> None:
+    bench.load(LoadMode.REPLACE, [(1, "a", 1)], history=True, **KEY)
+    execute(
+        bench.config,
+        f"GRANT USAGE ON SCHEMA s TO {guest['user']}; GRANT SELECT ON s.orders__history TO {guest['user']}",
+    )
+    execute(bench.config, "CREATE VIEW s.versions AS SELECT id, name FROM s.orders__history")
+    bench.load(LoadMode.REPLACE, [(1, "b", 1)], history=True, reset_history=True, **KEY)
+    assert execute(guest, "SELECT name FROM s.orders__history", fetch=True) == [("b",)]
+    assert execute(bench.config, "SELECT name FROM s.versions", fetch=True) == [("b",)]
+
+
+def test_a_merge_that_fails_leaves_table_and_history(bench: Bench) -> None:
+    bench.load(LoadMode.MERGE, [(1, "a", 1)], history=True, **KEY)
+    execute(bench.config, "ALTER TABLE s.orders__history ADD CHECK (name <> 'no')")
+    with pytest.raises(DestinationError):
+        bench.load(LoadMode.MERGE, [(1, "no", 1), (2, "b", 1)], history=True, **KEY)
+    assert bench.rows() == [(1, "a", 1)]
+    assert bench.destination.count(history_table(bench.table())) == 1
+
+
+@pytest.mark.parametrize("made", ["VIEW s.orders__history AS SELECT 1 AS id", "TABLE s.orders__history (id bigint)"])
+def test_what_is_no_history_is_told_before_anything_is_read(bench: Bench, made: str) -> None:
+    execute(bench.config, f"CREATE SCHEMA s; CREATE {made}")
+    with pytest.raises(DestinationError, match="orders__history"):
+        bench.destination.begin(bench.plan(LoadMode.MERGE, history=True, **KEY))
+
+
+def test_a_role_that_may_not_make_the_history_is_told_so(bench: Bench, guest: dict[str, Any]) -> None:
+    bench.load(LoadMode.MERGE, [(1, "a", 1)], **KEY)
+    role = guest["user"]
+    execute(
+        bench.config,
+        f"GRANT TEMPORARY ON DATABASE {bench.config['database']} TO {role}; GRANT USAGE ON SCHEMA s TO {role}",
+    )
+    execute(bench.config, f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA s TO {role}")
+    refused = Postgres.configured(guest)
+    refused.begin(bench.plan(LoadMode.MERGE, **KEY)).abort()
+    plan = bench.plan(LoadMode.MERGE, history=True, **KEY)
+    with pytest.raises(DestinationError, match=r"tables in the schema s.*GRANT USAGE, CREATE"):
+        refused.begin(plan)
+    bench.load(LoadMode.MERGE, [(1, "b", 1)], history=True, **KEY)
+    with pytest.raises(DestinationError, match=r"orders__history.*GRANT SELECT"):
+        refused.begin(bench.plan(LoadMode.MERGE, history=True, **KEY))
 
 
 # --- merging and appending
