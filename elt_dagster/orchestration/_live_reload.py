@@ -13,6 +13,7 @@ has public names; `tests/integration/test_live_syncs.py` holds them to what this
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -29,8 +30,10 @@ from dagster._serdes import serialize_value
 from elt_dagster.errors import ConfigError, TransientError
 
 RELOAD_SECONDS = 300
+GONE_SECONDS = 120.0
 STATE_KEY = "elt_dagster"
 _MODULE = "<module>"
+_GONE = "_elt_gone_jobs"
 _PINS = "elt_dagster/"
 
 _target: LoadableTargetOrigin | None = None
@@ -92,8 +95,7 @@ def reload_in_place(repository: dg.RepositoryDefinition, origin: Any, version: s
     client = own_client() or getattr(origin, "create_client", lambda: None)()
     if _target is None or not hasattr(client, "reload_code_with_state"):
         return None
-    shown: Any = repository
-    tree = _Again(_target, shown.get_component_tree())
+    tree = _Again(_target, repository)
     with _shown_as_tree(repository, tree):
         try:
             _ask_server(client, version)
@@ -104,6 +106,29 @@ def reload_in_place(repository: dg.RepositoryDefinition, origin: Any, version: s
     if tree.made is None:
         raise TransientError("The code server reloaded another repository.")
     return tree.made
+
+
+def answer_for_gone_jobs(made: Any, before: Any) -> None:
+    """Let ``made`` know, for a while, the jobs that only ``before`` has.
+
+    Webserver and daemon fetch a list of jobs and then each of them. Were definitions swapped in between, the first job that is gone would
+    turn the whole location into an error, there, and until its next change.
+    """
+    until = time.monotonic() + GONE_SECONDS
+    names = set(before.job_names) - set(made.job_names)
+    older = getattr(before, _GONE, {})
+    gone = {name: (job, end) for name, (job, end) in older.items() if end > time.monotonic()}
+    gone |= {name: (before.get_job(name), until) for name in names}
+    present = made.get_job
+
+    def get_job(name: str) -> Any:
+        if name not in gone or made.has_job(name):
+            return present(name)
+        job, end = gone[name]
+        return job if time.monotonic() < end else present(name)
+
+    setattr(made, _GONE, gone)
+    made.get_job = get_job
 
 
 def restart(origin: Any) -> bool:
@@ -182,8 +207,8 @@ class _Again:
 
     at_work: ClassVar[bool] = False
 
-    def __init__(self, target: LoadableTargetOrigin, tree: Any) -> None:
-        self._target, self._tree = target, tree
+    def __init__(self, target: LoadableTargetOrigin, before: Any) -> None:
+        self._target, self._before, self._tree = target, before, before.get_component_tree()
         self.made: dg.RepositoryDefinition | None = None
         self.is_one_of_several = False
 
@@ -208,6 +233,7 @@ class _Again:
             raise
         finally:
             _Again.at_work = False
+        answer_for_gone_jobs(made, self._before)
         self.made = made
         return made
 
