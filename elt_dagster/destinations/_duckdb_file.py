@@ -25,6 +25,7 @@ import duckdb
 from elt_dagster.destinations.base import TableRef
 from elt_dagster.destinations.sql import literal, quote
 from elt_dagster.errors import DestinationError, EltError, TransientError
+from elt_dagster.sdk.cancellation import interruptible
 
 DEFAULT_MEMORY = 256
 """MB: at this a load of millions of rows is as fast as with more, and a process that holds Dagster stays below 700 MB."""
@@ -104,7 +105,8 @@ class DatabaseFile:
         with self._among_threads(deadline), self._among_processes(deadline, shared=not write):
             session = self._attach(deadline, write=write, temporary=temporary)
             try:
-                yield session
+                with interruptible(session.connection.interrupt):
+                    yield session
             finally:
                 session.connection.close()
 

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from elt_dagster.errors import CancelledError
 from elt_dagster.model import Batch
 
 _POLL_SECONDS = 0.2
@@ -59,7 +60,11 @@ def prefetched(read: Callable[[], Iterator[Batch]], *, ahead: int = 2) -> Iterat
     def drain() -> Iterator[Batch]:
         thread.start()
         while True:
-            item = batches.get()
+            try:
+                # Not for ever: an exception that is raised in this thread from outside gets in between two waits only.
+                item = batches.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                continue
             if isinstance(item, _End):
                 if item.error is not None:
                     raise item.error
@@ -69,11 +74,10 @@ def prefetched(read: Callable[[], Iterator[Batch]], *, ahead: int = 2) -> Iterat
     patience = _PATIENCE_SECONDS
     try:
         yield drain()
-    except Exception:
-        raise
-    except BaseException:
-        # An interrupt: whoever cancels a run does not wait for an answer that the source may never give. The thread ends with it.
-        patience = _PATIENCE_WHEN_INTERRUPTED
+    except BaseException as error:
+        if isinstance(error, CancelledError) or not isinstance(error, Exception):
+            # Whoever cancels a run does not wait for an answer that the source may never give. The thread ends with the process.
+            patience = _PATIENCE_WHEN_INTERRUPTED
         raise
     finally:
         stopped.set()

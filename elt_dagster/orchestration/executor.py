@@ -6,7 +6,7 @@ seven seconds here and 44 to 83 in processes. What a step may expect, all of it 
 - Retries, skips, pools, tag limits, priorities, hooks, dynamic outputs and a selection of steps are decided by the same `ActiveExecution`.
 - Resources and IO managers are made once per run, as under ``in_process``, and are used by several threads at once.
 - What steps print is captured once for the run, under all their names: a process has one stdout. What they log is told apart by step.
-- Cancelling: each running step's `elt_dagster.orchestration.cancellation` says so at once; soon after, `DagsterExecutionInterruptedError` is
+- Cancelling: each running step's `elt_dagster.sdk.cancellation` says so at once; soon after, `DagsterExecutionInterruptedError` is
   raised in it. Its ``finally`` blocks run. A step that sits in a native call is given up on after `STUCK_SECONDS`: it is marked failed, can log
   and commit nothing more through Dagster, and ends when its call returns or the process does. No step is retried once a run is cancelled.
 - ``MemoryError``, ``SystemExit`` or a crash of Dagster itself in one thread fail that step only. A crash of the process fails all; a step that
@@ -50,8 +50,9 @@ from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster_shared.error import SerializableErrorInfo
 
 from elt_dagster.orchestration._executor_desk import Desk, Ended, Happened
+from elt_dagster.orchestration._executor_interrupt import Interrupter
 from elt_dagster.orchestration._executor_log import CapturedLogs, StepLog
-from elt_dagster.orchestration.cancellation import Cancellation, Interrupter
+from elt_dagster.sdk.cancellation import Cancellation
 
 MAX_CONCURRENT = 8
 TICK_SECONDS = 0.05
@@ -333,6 +334,8 @@ class _Run:
         """Interrupt the steps that do not stop by themselves, and go on without those that cannot."""
         for thread in list(self.running.values()) if seconds >= POLITE_SECONDS else ():
             thread.interrupter.step()
+            if not thread.interrupter.moved:
+                thread.cancellation.interrupt()  # later it would hit the cleaning up
             if seconds < (CLEANUP_SECONDS if thread.interrupter.moved else STUCK_SECONDS):
                 continue
             thread.interrupter.send_anyway()

@@ -19,7 +19,6 @@ from elt_dagster.engine import Progress, StreamRead, resolve_binding
 from elt_dagster.engine.transform import canonical_batch
 from elt_dagster.errors import ConfigError
 from elt_dagster.model import LoadMode
-from elt_dagster.orchestration.cancellation import cancelled
 from elt_dagster.orchestration.errors import dagster_errors
 from elt_dagster.orchestration.frames import from_reader, to_reader
 from elt_dagster.orchestration.metadata import (
@@ -36,6 +35,7 @@ from elt_dagster.orchestration.metadata import (
     table_schema,
 )
 from elt_dagster.orchestration.progress import Throttled
+from elt_dagster.sdk.cancellation import cancelled
 
 COLUMNS = "columns"
 """Input metadata: ``AssetIn(metadata={"columns": ["id", "amount"]})`` reads only these."""

@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_POLL_SECONDS = 0.25
 
 
 class LoopThread:
@@ -37,7 +38,13 @@ class LoopThread:
         """The result of ``work``, waited for by the calling thread; an interrupt of that thread cancels the work."""
         future = self.start(work)
         try:
-            return future.result()
+            while True:
+                try:
+                    # Not for ever: an exception that is raised in this thread from outside gets in between two waits only.
+                    return future.result(timeout=_POLL_SECONDS)
+                except TimeoutError:
+                    if future.done():
+                        return future.result()
         except BaseException:
             future.cancel()
             raise

@@ -1,52 +1,12 @@
-"""How a step that runs in a thread learns that its run is to stop.
+"""An exception in somebody else's thread: how a step that does not ask whether it is cancelled is stopped."""
 
-Signals reach the main thread only. `threaded_executor` therefore gives each step a `Cancellation`; what works in the step asks `cancelled`
-wherever it may stop cleanly, and is interrupted by an exception if it does not ask soon. Under other executors nobody sets one, and the
-interrupt is an exception from the start.
-"""
-
-import contextvars
 import ctypes
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import CodeType, FrameType
 
-_current: "contextvars.ContextVar[Cancellation | None]" = contextvars.ContextVar("elt_cancellation", default=None)
 _NEVER_INSIDE = frozenset({"logging", "threading", "queue", "concurrent", "contextlib", "sqlalchemy", "dagster"})
 """Packages that hold locks others wait for: an exception out of nowhere could leave one locked for good."""
-
-
-class Cancellation:
-    """Whether one step is to stop. Set once, by the thread that runs the executor."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-
-    def cancel(self) -> None:
-        """Ask the step to stop."""
-        self._event.set()
-
-    @property
-    def requested(self) -> bool:
-        """Whether somebody asked."""
-        return self._event.is_set()
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """What `cancelled` answers for in this thread."""
-        token = _current.set(self)
-        try:
-            yield
-        finally:
-            _current.reset(token)
-
-
-def cancelled() -> bool:
-    """Whether the step that runs in this thread is to stop."""
-    current = _current.get()
-    return current is not None and current.requested
 
 
 class Interrupter:
