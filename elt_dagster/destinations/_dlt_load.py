@@ -8,8 +8,9 @@ never taken up again: each commit has a folder of its own, which goes with its p
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -34,6 +35,23 @@ AT_LEAST_ONCE = "dlt commits rows before our state: at least once. A merge or re
 _one_at_a_time = threading.Lock()
 
 
+@dataclass(frozen=True, slots=True)
+class Formats:
+    """dlt's names of the file formats that a load travels in; None is what dlt prefers there."""
+
+    rows: str | None
+    nothing: str | None
+    """For a load of no rows, of which some drivers make no table out of Parquet."""
+
+
+def formats(wished: str | None, supported: Sequence[str]) -> Formats:
+    """The formats to load in: ``wished``, else Parquet where it is ``supported``."""
+    rows = wished or ("parquet" if "parquet" in supported else None)
+    return Formats(
+        rows, next((name for name in ("csv", "insert_values", "typed-jsonl", "jsonl") if name in supported), rows)
+    )
+
+
 def exactly(name: str) -> str:
     """How names are compared: as they are, for dlt is told to quote them."""
     return name
@@ -44,11 +62,11 @@ class DltLoad(Load):
 
     def __init__(
         self, plan: LoadPlan, staging: Staging, runtime: Runtime, *, factory: Callable[[], Any],
-        session: Callable[[str], AbstractContextManager[Session]], inside: Callable[[], AbstractContextManager[None]], merge_strategy: str, file_format: str | None, destination: str,
+        session: Callable[[str], AbstractContextManager[Session]], inside: Callable[[], AbstractContextManager[None]], merge_strategy: str, formats: Formats, destination: str,
     ) -> None:  # fmt: skip
         self._plan, self._staging, self._runtime = plan, staging, runtime
         self._factory, self._session, self._inside = factory, session, inside
-        self._merge_strategy, self._file_format = merge_strategy, file_format
+        self._merge_strategy, self._formats = merge_strategy, formats
         self._destination = destination
         self._commits = 0
         self._seen: pa.Table | None = None
@@ -132,9 +150,17 @@ class DltLoad(Load):
 
         folder = self._staging.work_folder() / f"dlt-{self._commits}"
         with self._inside(), explaining(f"loading {plan.table}", self._destination), _one_at_a_time:
-            return self._hand_over(tables, hints, str(folder))
+            return self._hand_over(
+                tables, hints, str(folder), self._formats.rows if rows.count else self._formats.nothing
+            )
 
-    def _hand_over(self, tables: Callable[[], Iterator[pa.Table]], hints: list[dict[str, Any]], folder: str) -> str:
+    def _hand_over(
+        self,
+        tables: Callable[[], Iterator[pa.Table]],
+        hints: list[dict[str, Any]],
+        folder: str,
+        file_format: str | None,
+    ) -> str:
         dlt, plan = library(), self._plan
         resource = dlt.resource(tables, name=plan.table.name, columns=hints, write_disposition=self._disposition())
         schema = dlt.Schema(schema_name(plan.table))
@@ -144,7 +170,7 @@ class DltLoad(Load):
             "elt", destination=self._factory(), dataset_name=plan.table.schema, pipelines_dir=folder
         )
         try:
-            pipeline.run(resource, schema=schema, loader_file_format=self._file_format)
+            pipeline.run(resource, schema=schema, loader_file_format=file_format)
             return str(pipeline.default_schema.stored_version_hash)
         finally:
             pipeline.deactivate()

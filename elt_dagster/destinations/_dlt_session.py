@@ -90,19 +90,21 @@ class Session:
             for found in cursor.iter_arrow(chunk_size=max(1_024, CELLS // max(1, len(columns)))):
                 yield pa.table(found.columns, names=columns.names)
 
-    def is_view(self, table: TableRef) -> bool:
-        """Whether the warehouse's catalogue calls ``table`` a view; False where it has no catalogue we can ask."""
-        catalogue, schema, names = self.sql._get_information_schema_components(
-            table.name
-        )  # dlt's own way to the catalogue
-        query = f"SELECT table_type FROM {self.sql._qualify_info_schema_table_name('TABLES')} WHERE table_schema = %s AND table_name = %s"
+    def tables(self) -> dict[str, bool]:
+        """The names in this schema, and whether each is a view."""
+        if dialect := getattr(
+            self.sql, "dialect", None
+        ):  # dlt's sqlalchemy, which goes to warehouses without that catalogue too
+            views = set(dialect.get_view_names(self.sql.native_connection, self.schema))
+            return dict.fromkeys(
+                dialect.get_table_names(self.sql.native_connection, self.schema), False
+            ) | dict.fromkeys(views, True)
+        catalogue, schema, _ = self.sql._get_information_schema_components()  # as dlt's own clients ask for columns
+        query = f"SELECT table_name, table_type FROM {self.sql._qualify_info_schema_table_name('TABLES')} WHERE table_schema = %s"
         found = self.rows(
-            query + (" AND table_catalog = %s" if catalogue else ""),
-            schema,
-            names[0],
-            *([catalogue] if catalogue else []),
+            query + (" AND table_catalog = %s" if catalogue else ""), schema, *([catalogue] if catalogue else [])
         )
-        return bool(found) and "VIEW" in str(found[0][0]).upper()
+        return {str(name): "VIEW" in str(kind).upper() for name, kind in found}
 
     # --- state
 

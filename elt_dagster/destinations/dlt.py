@@ -26,7 +26,7 @@ import pyarrow as pa
 from pydantic import Field, SecretStr
 
 from elt_dagster.destinations._dlt_errors import explaining
-from elt_dagster.destinations._dlt_load import AT_LEAST_ONCE, DltLoad, exactly, planned
+from elt_dagster.destinations._dlt_load import AT_LEAST_ONCE, DltLoad, exactly, formats, planned
 from elt_dagster.destinations._dlt_rows import canonical, open_duckdb
 from elt_dagster.destinations._dlt_runtime import ours
 from elt_dagster.destinations._dlt_session import Session, open_session
@@ -104,7 +104,7 @@ class Dlt(Destination[DltConfig]):
             found = session.columns(plan.table)
             owner = check_owner(plan, session.states(), exactly)
             if found is not None and owner is None:
-                if session.is_view(plan.table):
+                if session.tables().get(plan.table.name):
                     raise DestinationError(
                         f"{plan.table} is a view and cannot be loaded.", fix="Give this stream another `table`."
                     )
@@ -122,7 +122,7 @@ class Dlt(Destination[DltConfig]):
         return DltLoad(
             plan, Staging(self._folder, plan.load_id, number_rows=needs_arrival(plan)), self.runtime,
             factory=self._factory, session=lambda doing: self._open(plan.table.schema, doing), inside=lambda: ours(self._folder),
-            merge_strategy=self.config.merge_strategy, file_format=self._file_format(capabilities), destination=self.config.destination,
+            merge_strategy=self.config.merge_strategy, formats=formats(self.config.loader_file_format, capabilities.supported_loader_file_formats or ()), destination=self.config.destination,
         )  # fmt: skip
 
     def state(self, schema: str, binding_id: str) -> State | None:
@@ -156,7 +156,7 @@ class Dlt(Destination[DltConfig]):
     def count(self, table: TableRef) -> int:
         """The number of rows in ``table``. Raises NotFoundError for a missing table."""
         with self._open(table.schema, f"counting {table}") as session:
-            _require(session.columns(table), table)
+            _require(session, table)
             return session.count(table)
 
     def read(
@@ -167,7 +167,7 @@ class Dlt(Destination[DltConfig]):
         The result is fetched into an unlinked temporary file before this returns, for most drivers hold a whole result or a whole connection otherwise.
         """
         with self._open(table.schema, f"reading {table}") as session:
-            known = _require(session.columns(table), table)
+            known = _require(session, table)
             for name in (*(columns or ()), *(where or ())):
                 if name not in known.names:
                     raise NotFoundError(f"{table} has no column {name!r}.", fix=nearest(name, known.names))
@@ -199,11 +199,6 @@ class Dlt(Destination[DltConfig]):
                 replace_strategy=config.replace_strategy,
                 **config.options,
             )
-
-    def _file_format(self, capabilities: Any) -> str | None:
-        if self.config.loader_file_format is not None:
-            return self.config.loader_file_format
-        return "parquet" if "parquet" in (capabilities.supported_loader_file_formats or ()) else None
 
     def _fetched(self, tables: Iterator[pa.Table], schema: pa.Schema) -> pa.RecordBatchReader:
         spool = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the reader is done with it
@@ -238,9 +233,10 @@ def _from_spool(spool: Any) -> Iterator[pa.RecordBatch]:
         yield from pa.ipc.open_stream(spool)
 
 
-def _require(found: pa.Schema | None, table: TableRef) -> pa.Schema:
+def _require(session: Session, table: TableRef) -> pa.Schema:
+    found = session.columns(table)
     if found is None:
-        raise NotFoundError(f"There is no table {table}.", fix="Load it first, or correct its name.")
+        raise NotFoundError(f"There is no table {table}.", fix=nearest(table.name, list(session.tables())))
     return found
 
 

@@ -191,9 +191,17 @@ class TableTests:
         found = bench.destination.read(bench.table()).read_all()
         assert found.schema.equals(schema)
         assert found.sort_by("n").combine_chunks().to_batches()[0].equals(sent)
-        with bench.destination.begin(bench.plan(MERGE, schema, primary_key=("n",))) as load:
-            load.stage(sent)
-            assert load.commit(None).updated == 0
+
+    @pytest.mark.parametrize("kind_name", list(EXTREMES))
+    def test_a_value_that_did_not_change_is_no_update(self, bench: Bench, kind_name: str) -> None:
+        kind, values = EXTREMES[kind_name]
+        schema = pa.schema([("n", pa.int32()), ("v", kind)])
+        numbers = pa.array(range(len(values) + 1), pa.int32())
+        sent = pa.RecordBatch.from_arrays([numbers, array_of([*values, None], kind)], schema=schema)
+        for _ in range(2):
+            with bench.destination.begin(bench.plan(MERGE, schema, primary_key=("n",))) as load:
+                load.stage(sent)
+                assert load.commit(None).updated == 0
 
     def test_any_name_will_do(self, bench: Bench) -> None:
         columns = pa.schema([(name, pa.int64()) for name in bench.can.names])
@@ -218,8 +226,14 @@ class TableTests:
         columns = pa.schema([("id", pa.int64()), *((f"c{n}", pa.int32()) for n in range(bench.can.many_columns - 1))])
         row = tuple(range(bench.can.many_columns))
         bench.load(MERGE, [row], columns=columns, primary_key=("id",))
-        assert bench.load(MERGE, [row], columns=columns, primary_key=("id",)).updated == 0
+        assert bench.load(MERGE, [row], columns=columns, primary_key=("id",)).table_rows == 1
         assert bench.rows() == [row]
+
+    def test_many_columns_that_did_not_change_are_no_update(self, bench: Bench) -> None:
+        columns = pa.schema([("id", pa.int64()), *((f"c{n}", pa.int32()) for n in range(bench.can.many_columns - 1))])
+        row = tuple(range(bench.can.many_columns))
+        for _ in range(2):
+            assert bench.load(MERGE, [row], columns=columns, primary_key=("id",)).updated == 0
 
     def test_descriptions_become_comments(self, bench: Bench) -> None:
         for mode, text in ((APPEND, "first"), (APPEND, 'it\'s "second"'), (REPLACE, "third")):
