@@ -48,10 +48,15 @@ class CheckedRead(StreamRead):
         """``read``, watched."""
         return cls(**{f.name: getattr(read, f.name) for f in fields(StreamRead)}, told=told)
 
-    def load(self, observe: Observer | None = None, cancelled: Callable[[], bool] = lambda: False) -> StreamResult:
+    def load(
+        self,
+        observe: Observer | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> StreamResult:
         """See `StreamRead.load`."""
         try:
-            result = super().load(observe, cancelled)
+            result = super().load(observe, cancelled, say)
         except EltError as error:
             self.told(error)
             raise
@@ -204,9 +209,9 @@ class StepChecks:
         known = (
             event.asset_materialization.metadata.get(COLUMN_SCHEMA) if event and event.asset_materialization else None
         )
-        if known is None:
+        if not isinstance(known, dg.TableSchemaMetadataValue):
             return Verdict(checks.SCHEMA_DRIFT, True, "No load has told its columns yet.", {})
-        before = {c.name: c.type for c in known.value.columns}
+        before = {c.name: c.type for c in known.schema.columns}
         after = {c.name: c.type for c in table_schema(now).columns}
         changes = [
             SchemaChange(_change(name, before, after), name, before.get(name), after.get(name))
