@@ -13,7 +13,10 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from elt_dagster.destinations import _duckdb_deletes as deletes_sql
+from elt_dagster.destinations import _duckdb_history as history_sql
 from elt_dagster.destinations import _duckdb_load as loading
+from elt_dagster.destinations import _duckdb_rejected as rejected_sql
 from elt_dagster.destinations import _duckdb_rows as row_sql
 from elt_dagster.destinations import _duckdb_table as table_sql
 from elt_dagster.destinations import duckdb as module
@@ -274,6 +277,27 @@ def history_without_end(state: str, history: str, row: State, save: Any = state_
     return save(state, history, row)[:-1]
 
 
+def identity(source: str) -> str:
+    return source
+
+
+def spare_marked(session: Any, plan: Any, table: str, source: str, columns: pa.Schema) -> tuple[str, int]:
+    return deletes_sql.living(source), 0
+
+
+def nothing_done(*_: Any, **__: Any) -> int:
+    return 0
+
+
+def never_closed(*arguments: Any, build: Any = history_sql.update_statements, **more: Any) -> list[str]:
+    return ["SELECT 1", *build(*arguments, **more)[1:]]
+
+
+def never_opened(*arguments: Any, build: Any = history_sql.update_statements, **more: Any) -> list[str]:
+    first = "SELECT 1 FROM (SELECT 1 LIMIT 0)"
+    return [*build(*arguments, **more)[:1], first]
+
+
 MUTANTS: list[tuple[str, Any, str, Callable[..., Any]]] = [
     ("test_resuming_by_key_doubles_nothing_and_keeps_new_versions", loading, "insert_new", forget_boundary),
     ("test_resuming_without_a_key_respects_equal_rows", loading, "insert_new", forget_boundary),
@@ -291,6 +315,27 @@ MUTANTS: list[tuple[str, Any, str, Callable[..., Any]]] = [
     ("test_a_table_of_another_stream_is_refused_at_once", module, "find", lambda *_: table_sql.Found(None, "", None)),
     ("test_descriptions_become_comments", table_sql, "_describe", nothing),
     ("test_a_killed_load_leaves_nothing_and_is_cleaned_up", module, "sweep", nothing),
+    ("test_a_row_that_the_source_deleted_goes", loading, "apply_marks", spare_marked),
+    ("test_the_last_word_on_a_key_counts", loading, "apply_marks", spare_marked),
+    ("test_a_marked_row_keeps_its_values", loading, "apply_marks", spare_marked),
+    ("test_a_full_refresh_removes_what_is_gone", loading, "living", identity),
+    ("test_a_full_refresh_marks_what_is_gone_once", loading, "mark_missing", nothing_done),
+    ("test_a_window_that_keeps_deleted_rows_marks_them", loading, "mark_missing", nothing_done),
+    ("test_a_window_that_keeps_deleted_rows_marks_them", deletes_sql, "_in_window", lambda *_: "true"),
+    (
+        "test_a_row_that_is_rejected_again_is_listed_once",
+        rejected_sql,
+        "row_as_json",
+        lambda _: "json_object('id', random())",
+    ),
+    ("test_a_replace_of_which_nothing_fits_fails", loading, "check_something_fits", nothing),
+    ("test_text_that_is_no_json_is_set_aside", loading, "count_misfits", nothing_done),
+    ("test_history_has_every_version_once", history_sql, "update_statements", never_closed),
+    ("test_history_has_every_version_once", history_sql, "update_statements", never_opened),
+    ("test_history_has_every_version_once", history_sql, "content_hash", lambda *_: "random()"),
+    ("test_history_sees_a_value_come_and_go", history_sql, "content_hash", lambda *_: "1"),
+    ("test_history_begins_with_the_table_as_it_is", history_sql, "is_complete_comparison", lambda *_, **__: False),
+    ("test_a_full_refresh_goes_on_with_the_history", history_sql, "is_complete_comparison", lambda *_, **__: False),
 ]
 
 
