@@ -15,11 +15,10 @@ from elt_dagster.destinations.history import (
     VALIDITY,
     history_columns,
     history_table,
-    is_complete_comparison,
     update_statements,
 )
-from elt_dagster.destinations.sql import quote, quoted
-from elt_dagster.model import DeleteMode
+from elt_dagster.destinations.sql import no_key, quote, quoted
+from elt_dagster.model import DeleteMode, LoadMode
 
 
 def find_history(session: Session, plan: LoadPlan) -> Found:
@@ -31,10 +30,13 @@ def find_history(session: Session, plan: LoadPlan) -> Found:
     return Found(entry, found, None)
 
 
-def keep_history(session: Session, plan: LoadPlan, columns: pa.Schema, *, now: str, touched: str | None) -> None:
+def keep_history(
+    session: Session, plan: LoadPlan, columns: pa.Schema, *, now: str, touched: str | None, first: bool
+) -> None:
     """Bring the history table to what the plan's table, with ``columns``, now is.
 
-    ``now`` is SQL for the commit's time, ``touched`` a relation with the keys outside of which nothing changed (None: that is not known).
+    ``now`` is SQL for the commit's time, ``touched`` a relation with the keys outside of which nothing changed (None: that is not known). Only the ``first``
+    commit of a load begins the history anew.
     """
     where = history_table(plan.table)
     before, history = find_history(session, plan), qualified(where)
@@ -44,15 +46,17 @@ def keep_history(session: Session, plan: LoadPlan, columns: pa.Schema, *, now: s
         create(session, history, wanted, text)
     else:
         alter(session, history, before, wanted, text)
-    if before.columns is not None and plan.reset_history:
+    anew = plan.reset_history and first
+    if before.columns is not None and anew:  # not dropped: views and grants hang on it
         session.run(f"DELETE FROM {history}")
-    goes_on = before.columns is not None and not plan.reset_history
+    goes_on = before.columns is not None and not anew
     content = pa.schema([f for f in wanted if f.name not in VALIDITY.names])
-    among = None if is_complete_comparison(plan, had_history=goes_on) else touched
+    # A read of everything is compared with everything, which mends what was missed while no history was kept.
+    among = touched if goes_on and plan.mode is not LoadMode.REPLACE else None
     if among is not None:
         ensure_index(session, where, plan.primary_key, where=IS_CURRENT)
     statements = update_statements(
-        plan, _as_in_history(plan, columns, content), history, content.names,
+        plan, _as_in_history(session, plan, columns, content, single=not goes_on), history, content.names,
         same=_same_version(plan, content), now=now, touched=among,
     )  # fmt: skip
     with whole_tables(session) if among is None else nullcontext():
@@ -63,8 +67,8 @@ def keep_history(session: Session, plan: LoadPlan, columns: pa.Schema, *, now: s
         session.run(f"ANALYZE {history} ({quoted([*plan.primary_key, IS_CURRENT])})")
 
 
-def _as_in_history(plan: LoadPlan, columns: pa.Schema, content: pa.Schema) -> str:
-    """The plan's table in the columns and types of its history; what it has no more is NULL."""
+def _as_in_history(session: Session, plan: LoadPlan, columns: pa.Schema, content: pa.Schema, *, single: bool) -> str:
+    """The plan's table in the columns and types of its history; what it has no more is NULL. With ``single`` one row per key."""
     have = by_name(columns, folded)
     terms: list[str] = []
     for field in content:
@@ -77,7 +81,19 @@ def _as_in_history(plan: LoadPlan, columns: pa.Schema, content: pa.Schema) -> st
         terms.append(f"{value} AS {quote(field.name)}")
     if plan.deletes is DeleteMode.SOFT:
         terms.append(f"c.{quote(DELETED_AT)}")
-    return f"(SELECT {', '.join(terms)} FROM {qualified(plan.table)} AS c)"
+    source = f"{qualified(plan.table)} AS c"
+    if not (single and _has_twins(session, plan)):
+        return f"(SELECT {', '.join(terms)} FROM {source})"
+    key = quoted(plan.primary_key, "c.")
+    newest = f", c.{quote(plan.cursor_field)} DESC NULLS LAST" if plan.cursor_field else ""
+    return f"(SELECT DISTINCT ON ({key}) {', '.join(terms)} FROM {source} ORDER BY {key}{newest})"
+
+
+def _has_twins(session: Session, plan: LoadPlan) -> bool:
+    """Whether a key is several times in the table, from a time when it was appended to: two versions cannot both be current."""
+    keys, table = quoted(plan.primary_key), qualified(plan.table)
+    twins = f"SELECT FROM {table} WHERE NOT ({no_key(plan.primary_key)}) GROUP BY {keys} HAVING count(*) > 1"
+    return bool(session.value(f"SELECT EXISTS ({twins})"))
 
 
 def _same_version(plan: LoadPlan, content: pa.Schema) -> str:

@@ -7,11 +7,13 @@ deadlock over rows, in whatever order they come.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import pyarrow as pa
 
 from elt_dagster.destinations._postgres_errors import explained, explaining, is_about_values
 from elt_dagster.destinations._postgres_history import keep_history
+from elt_dagster.destinations._postgres_read import bound
 from elt_dagster.destinations._postgres_rejected import (
     columns_at_fault,
     list_rejected,
@@ -162,8 +164,9 @@ class _Commit:
             before = find(session, plan)
             check_state(plan, before.state, first=first)
             evolution = planned_evolution(plan, before.columns, [part.schema for part in self.parts])
-            # Not now(): the transaction may have begun long before it got the lock, and before the commit it waited for.
-            now = f"'{session.value('SELECT clock_timestamp()::text')}'::timestamptz"
+            # Never before the last commit: a clock that was set back would make versions overlap.
+            time = max(self.runtime.now(), before.loaded_at or datetime.min.replace(tzinfo=UTC))
+            now = bound(time, "")
             refused, rejected = self._set_aside(before, evolution, sift=sift)
             if refused is not None:
                 list_rejected(session, plan, refused, now=now)
@@ -173,8 +176,8 @@ class _Commit:
             )  # fmt: skip
             committed = write.run(before, evolution)
             if plan.history:
-                keep_history(session, plan, evolution.columns, now=now, touched=write.touched())
-            save_state(session, next_state(plan, before.state, checkpoint, self.runtime.now()))
+                keep_history(session, plan, evolution.columns, now=now, touched=write.touched(), first=first)
+            save_state(session, next_state(plan, before.state, checkpoint, time))
         self.seen = write.seen
         return replace(committed, rejected=rejected)
 
@@ -188,10 +191,11 @@ class _Commit:
         refused, rejected = self.staging.refused_table(), self.staging.refused
         if sift:
             types = table_types(self.session, self.plan.table, before.columns, evolution.columns)
-            rejected += set_misfits_aside(self.session, self.parts, evolution.columns, types, refused)
-        check_something_fits(
-            self.plan, staged=self._staged(), rejected=rejected, columns=columns_at_fault(self.session, refused)
-        )
+            rejected += set_misfits_aside(
+                self.session, self.plan, self.parts, evolution.columns, types=types, refused=refused
+            )
+        at_fault = columns_at_fault(self.session, evolution.columns.names, refused)
+        check_something_fits(self.plan, staged=self._staged(), rejected=rejected, columns=at_fault)
         return (refused, rejected) if rejected else (None, 0)
 
 

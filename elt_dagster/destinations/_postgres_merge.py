@@ -71,14 +71,16 @@ class Merge:
             deleted = self._update("gone", [name for name in self.columns.names if name.startswith(OURS)])
         return Merged(inserted, updated, deleted)
 
-    def touched(self) -> str:
-        """The keys of all rows that `run` wrote or removed, as a table of this transaction."""
+    def touched(self, further: str | None) -> str:
+        """The keys of all rows that `run` wrote or removed, and those in the table ``further``, as a table of this transaction."""
         keys = quoted(self.primary_key, "s.")
         make(
             self.session, _TOUCHED,
             f"SELECT {keys} FROM {self.source} AS s WHERE NOT EXISTS (SELECT FROM {self._matches} AS m "
             f"WHERE m.arrival = s.{ARRIVAL} AND m.verdict IN ('same', 'kept'))",
         )  # fmt: skip
+        if further is not None:
+            self.session.run(f"INSERT INTO pg_temp.{_TOUCHED} SELECT {quoted(self.primary_key)} FROM {further}")
         # How many of these keys lack a version, the planner cannot know and takes to be one: without an index that one becomes a
         # scan of all of them for each.
         self.session.run(f"CREATE INDEX ON pg_temp.{_TOUCHED} ({quoted(self.primary_key)})")

@@ -11,12 +11,13 @@ import pyarrow as pa
 
 from elt_dagster.destinations._postgres_session import Session, qualified
 from elt_dagster.destinations._postgres_table import Entry, readable_columns
-from elt_dagster.destinations.base import TableRef
+from elt_dagster.destinations.base import LoadPlan, RowRange, TableRef
 from elt_dagster.destinations.sql import quote
 from elt_dagster.errors import ConfigError, NotFoundError, nearest
 from elt_dagster.sdk.csv import CsvDecoder
 
 BLOCK_BYTES = 4 * 1024 * 1024
+_ISO_TIME = r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])([T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?( ?(Z|[+-]\d\d(:?\d\d)?))?)?$"
 _AT_ONCE_BYTES = 32 * 1024 * 1024
 
 
@@ -80,6 +81,25 @@ def _condition(found: Mapping[str, Any], where: Mapping[str, tuple[Any, Any]], t
             if value is not None:
                 terms.append(f"{column} {compare} {bound(value, name)}")
     return f" WHERE {' AND '.join(terms)}" if terms else ""
+
+
+def in_range(plan: LoadPlan, window: RowRange, columns: pa.Schema) -> str:
+    """The condition that a row of t is in ``window``. Times without a zone are UTC; text that is no ISO time is in no window.
+
+    Raises ConfigError when the column is not there, or holds no times.
+    """
+    index = columns.get_field_index(window.column)
+    kind, t = columns.field(index).type if index >= 0 else pa.null(), pa.types
+    if not (t.is_timestamp(kind) or t.is_date(kind) or t.is_string(kind)):
+        what = "has no times in its column" if index >= 0 else "has no column"
+        raise ConfigError(
+            f"{plan.table} {what} {window.column!r}, by which its windows are told apart.",
+            fix="Set the slicing column to one of dates or timestamps.",
+        )
+    value = f"t.{quote(window.column)}"
+    if t.is_string(kind):
+        value = f"CASE WHEN {value} ~ '{_ISO_TIME}' THEN {value}::timestamptz END"
+    return f"({value} >= {bound(window.start, window.column)} AND {value} < {bound(window.end, window.column)})"
 
 
 def bound(value: Any, column: str) -> str:

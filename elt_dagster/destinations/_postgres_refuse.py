@@ -6,9 +6,9 @@ from typing import Any, NoReturn
 
 import pyarrow as pa
 
-from elt_dagster.destinations._postgres_types import DIALECT, representable
+from elt_dagster.destinations._postgres_types import representable
 from elt_dagster.model.compute import pc
-from elt_dagster.model.types import JSON
+from elt_dagster.model.types import JSON, type_name
 
 NUL_IN_JSON = r"((?:^|[^\\])(?:\\\\)*)(?:\\u0000)+"
 _FIRST_DAY, _LAST_DAY = -2_440_588, 2_145_042_905  # 4713 BC and 5874897 AD, counted from 1970
@@ -31,12 +31,12 @@ def reasons(wrong: Mapping[str, pa.Array], schema: pa.Schema) -> pa.Array:
         pc.if_else(mask, pa.scalar(reason(schema.field(name))), pa.scalar(None, pa.string()))
         for name, mask in wrong.items()
     ]
-    return pc.binary_join_element_wise(*names, ", ", null_handling="skip")
+    return pc.binary_join_element_wise(*names, "; ", null_handling="skip")
 
 
 def reason(field: pa.Field) -> str:
-    """A column at fault, in words."""
-    return f"{field.name} ({DIALECT.column_type(representable(field.type))})"
+    """A column at fault, in words; see `elt_dagster.destinations._postgres_rejected.columns_at_fault`."""
+    return f"{field.name} does not fit {type_name(representable(field.type))}"
 
 
 def loosened(batch: pa.RecordBatch, names: Mapping[str, Any]) -> pa.RecordBatch:

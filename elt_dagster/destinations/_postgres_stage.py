@@ -201,7 +201,7 @@ class Staging:
     def _refuse_last(self, batch: pa.RecordBatch, error: Exception) -> None:
         suspects = [f for f in batch.schema if may_be_refused(f.type)]
         named = [f for f in suspects if f.name == column_at_fault(error)] or suspects
-        why = pa.array([", ".join(reason(f) for f in named)])
+        why = pa.array(["; ".join(reason(f) for f in named)])
         self._refuse(batch, why, {f.name: None for f in suspects})
 
     def _refuse(self, batch: pa.RecordBatch, why: pa.Array, names: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import pyarrow as pa
 
@@ -85,6 +86,8 @@ class Found:
     entry: Entry | None
     columns: pa.Schema | None
     state: State | None
+    loaded_at: datetime | None = None
+    """When anything was last committed to the table, a window of it included."""
 
 
 def find(session: Session, plan: LoadPlan) -> Found:
@@ -93,14 +96,15 @@ def find(session: Session, plan: LoadPlan) -> Found:
     states = read_states(session, plan.table.schema) if STATE_TABLE in names else []
     owner = check_owner(plan, states, folded)
     mine = next((s for s in states if s.binding_id == plan.binding_id), None)
+    loaded_at = max((s.committed_at for s in states if s.table.name == plan.table.name), default=None)
     entry = names.get(plan.table.name)
     if entry is None:
-        return Found(None, None, mine)
+        return Found(None, None, mine, loaded_at)
     _check_loadable(entry)
     columns = columns_of(session, entry)
     if owner is None:
         check_adoption(plan, columns, representable_schema(plan.columns), folded)
-    return Found(entry, columns, mine)
+    return Found(entry, columns, mine, loaded_at)
 
 
 def loadable(session: Session, table: TableRef) -> Entry | None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from elt_dagster.destinations._postgres_merge import Merge, Merged
-from elt_dagster.destinations._postgres_read import bound
-from elt_dagster.destinations._postgres_rows import ANALYZED_ROWS, analyze, insert, insert_new, keep_last, staged
+from elt_dagster.destinations._postgres_read import in_range
+from elt_dagster.destinations._postgres_rows import ANALYZED_ROWS, analyze, insert, insert_new, keep_last, make, staged
 from elt_dagster.destinations._postgres_session import Session, qualified, whole_tables
 from elt_dagster.destinations._postgres_settings import Replace
 from elt_dagster.destinations._postgres_stage import Part
@@ -16,11 +16,11 @@ from elt_dagster.destinations._postgres_types import folded
 from elt_dagster.destinations.base import DELETED_AT, Committed, LoadPlan
 from elt_dagster.destinations.drift import Evolution
 from elt_dagster.destinations.plans import keeps_rows, needs_arrival, row_identity
-from elt_dagster.destinations.sql import literal, quote, quoted, same_key
+from elt_dagster.destinations.sql import literal, no_key, quote, quoted, same_key
 from elt_dagster.model import DeleteMode, LoadMode
 from elt_dagster.model.types import TIMESTAMP_UTC
 
-_STAMPS = {"_elt_loaded_at": "now", "_elt_run_id": "run"}
+_NOTED = "_elt_noted"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,6 +41,8 @@ class Write:
     """The table of staged rows that were set aside, if there are any: what it holds was found at the source, all the same."""
     columns: pa.Schema = field(default_factory=lambda: pa.schema([]))
     merge: Merge | None = None
+    noted: bool = False
+    """Whether rows went or were marked whose keys `_noting` has noted."""
 
     @property
     def table(self) -> str:
@@ -65,7 +67,8 @@ class Write:
 
     def touched(self) -> str | None:
         """A relation with the keys outside of which nothing changed; None when that is not known."""
-        return self.merge.touched() if self.merge is not None else None
+        noted = f"pg_temp.{_NOTED}" if self.noted else None
+        return self.merge.touched(noted) if self.merge is not None else None
 
     def _fill(self) -> tuple[Merged, int]:
         """A new table; its index is made last, which is faster than keeping it up to date."""
@@ -101,7 +104,8 @@ class Write:
     def _change(self, had: pa.Schema) -> Merged:
         """Rows come to, or in the place of, those that are there."""
         plan = self.plan
-        removed = self._empty_window() if plan.replaces is not None and not keeps_rows(plan) else 0
+        is_refresh = plan.mode is LoadMode.REPLACE or plan.replaces is not None
+        removed = self._make_room() if is_refresh else 0
         if plan.mode is LoadMode.APPEND:
             resumes = plan.boundary is not None and plan.cursor_field and plan.replaces is None and self.rows
             inserted = (
@@ -116,41 +120,50 @@ class Write:
             columns=self.columns, rows=self.rows, deletes=plan.deletes if self._has_marks() else None,
         )  # fmt: skip
         done = self.merge.run()
-        is_refresh = plan.mode is LoadMode.REPLACE or plan.replaces is not None
         if is_refresh and plan.deletes is DeleteMode.SOFT:
             removed = self._mark_missing(source)
         return Merged(done.inserted, done.updated, done.deleted + removed)
 
-    def _empty_window(self) -> int:
-        """The index tells where the window's rows are, as long as rows come about in order, and costs next to nothing."""
-        assert self.plan.replaces is not None  # noqa: S101 - for type checkers
-        ensure_index(self.session, self.plan.table, [self.plan.replaces.column], "brin")
-        return self.session.run(f"DELETE FROM {self.table} AS t WHERE {self._in_window()}")
+    def _make_room(self) -> int:
+        """Empty the window, or where rows are kept, take those without a key, for nobody could tell whether they were found again."""
+        plan, gone = self.plan, f"DELETE FROM {self.table} AS t WHERE {self._in_window()}"
+        if plan.replaces is not None:
+            # tells where the window's rows are, as long as they come about in order, and costs next to nothing
+            ensure_index(self.session, plan.table, [plan.replaces.column], "brin")
+        if keeps_rows(plan):
+            self.session.run(f"{gone} AND ({no_key(plan.primary_key)})")
+            return 0
+        return self._noting(gone)
 
     def _in_window(self) -> str:
         window = self.plan.replaces
-        if window is None:
-            return "true"
-        name = f"t.{quote(window.column)}"
-        return f"{name} >= {bound(window.start, window.column)} AND {name} < {bound(window.end, window.column)}"
+        return in_range(self.plan, window, self.columns) if window is not None else "true"
+
+    def _noting(self, statement: str) -> int:
+        """Run ``statement`` on t and note the keys of its rows where a history wants to know; returns how many they were."""
+        if not self.plan.history:
+            return self.session.run(statement)
+        if not self.noted:
+            make(self.session, _NOTED, f"SELECT {quoted(self.plan.primary_key)} FROM {self.table} WHERE false")
+            self.noted = True
+        keys = quoted(self.plan.primary_key, "t.")
+        return self.session.run(
+            f"WITH done AS ({statement} RETURNING {keys}) INSERT INTO pg_temp.{_NOTED} SELECT * FROM done"
+        )
 
     def _mark_missing(self, source: str) -> int:
         """Mark what a refresh did not find again; a row that came and did not fit was found."""
         key = self.plan.primary_key
-        stamps = {"now": self.now, "run": literal(self.plan.run_id)}
-        values = {DELETED_AT: self.now, **{n: stamps[v] for n, v in _STAMPS.items() if n in self.columns.names}}
-        unfit = (
-            ""
-            if self.rejected is None
-            else f" AND NOT EXISTS (SELECT FROM {self.rejected} AS r WHERE "
-            + " AND ".join(f"r.row -> {literal(n)} = to_jsonb(t.{quote(n)})" for n in key)
-            + ")"
-        )
+        stamps = {DELETED_AT: self.now, "_elt_loaded_at": self.now, "_elt_run_id": literal(self.plan.run_id)}
+        changes = ", ".join(f"{quote(n)} = {value}" for n, value in stamps.items() if n in self.columns.names)
+        missing = [f"NOT EXISTS (SELECT FROM {source} AS s WHERE {same_key(key)})"]
+        if self.rejected is not None:
+            same = " AND ".join(f"r.row -> {literal(n)} = to_jsonb(t.{quote(n)})" for n in key)
+            missing.append(f"NOT EXISTS (SELECT FROM {self.rejected} AS r WHERE {same})")
         with whole_tables(self.session):
-            return self.session.run(
-                f"UPDATE {self.table} AS t SET {', '.join(f'{quote(n)} = {v}' for n, v in values.items())} "
-                f"WHERE t.{quote(DELETED_AT)} IS NULL AND {self._in_window()} "
-                f"AND NOT EXISTS (SELECT FROM {source} AS s WHERE {same_key(key)}){unfit}"
+            return self._noting(
+                f"UPDATE {self.table} AS t SET {changes} "
+                f"WHERE t.{quote(DELETED_AT)} IS NULL AND {self._in_window()} AND {' AND '.join(missing)}"
             )
 
     def _insert_new(self, had: pa.Schema, cursor: str) -> int:

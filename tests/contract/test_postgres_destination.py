@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -22,12 +23,13 @@ from hypothesis import strategies as st
 
 from elt_dagster.destinations._postgres_encode import encoded
 from elt_dagster.destinations.base import DELETED_AT, RowRange
-from elt_dagster.destinations.history import history_table
+from elt_dagster.destinations.history import VALID_FROM, VALID_TO, history_table
 from elt_dagster.destinations.postgres import Postgres
 from elt_dagster.destinations.rejected import REASON, ROW, rejected_table
 from elt_dagster.errors import AuthError, ConfigError, ContractError, DestinationError, EltError, TransientError
 from elt_dagster.model import Checkpoint, DeleteMode, LoadMode, SchemaDrift
 from elt_dagster.model.types import JSON, TIMESTAMP_UTC
+from elt_dagster.sdk.connector import Runtime
 from elt_dagster.testing._destination_bench import ROWS
 from elt_dagster.testing.destination import Bench, Capabilities, DestinationContract, batch_of, rows_of
 
@@ -215,7 +217,7 @@ def test_a_row_with_a_nul_character_is_set_aside(bench: Bench, row: tuple[Any, .
     assert (done.inserted, done.rejected) == (1, 1)
     assert bench.rows() == [(2, "b", "[]")]
     ((kept, reason),) = rejected(bench)
-    assert reason == ("note (text)" if row[1] else "doc (jsonb)")
+    assert reason == f"{'note' if row[1] else 'doc'} does not fit {'string' if row[1] else 'json'}"
     assert kept == {"id": 1, "note": row[1].replace("\0", "\\u0000"), "doc": {} if row[1] else row[2]}
     assert connections(bench.config) == 0
 
@@ -253,7 +255,7 @@ def test_a_refusal_that_nobody_foresaw_costs_one_row(bench: Bench) -> None:
     rows = [(n, '"\\ud800"' if n == 700 else "1e400") for n in range(1_000)]
     done = bench.load(LoadMode.APPEND, rows, columns=docs)
     assert (done.inserted, done.rejected) == (999, 1)
-    assert rejected(bench) == [({"id": 700, "doc": '"\\ud800"'}, "doc (jsonb)")]
+    assert rejected(bench) == [({"id": 700, "doc": '"\\ud800"'}, "doc does not fit json")]
 
 
 def test_refused_rows_leave_the_order_of_the_others_alone(bench: Bench) -> None:
@@ -273,7 +275,7 @@ def test_text_too_long_for_an_adopted_column_is_set_aside(bench: Bench) -> None:
     execute(bench.config, "CREATE SCHEMA s; CREATE TABLE s.orders (id bigint, name varchar(3), at bigint)")
     done = bench.load(LoadMode.APPEND, [(1, "abc", 1), (2, "abcd", 2)])
     assert (done.inserted, done.rejected) == (1, 1)
-    assert rejected(bench) == [({"id": 2, "name": "abcd", "at": 2}, "name (character varying(3))")]
+    assert rejected(bench) == [({"id": 2, "name": "abcd", "at": 2}, "name does not fit character varying(3)")]
 
 
 def test_a_rejected_row_keeps_what_json_has_no_words_for(bench: Bench) -> None:
@@ -286,7 +288,7 @@ def test_a_rejected_row_keeps_what_json_has_no_words_for(bench: Bench) -> None:
     done = bench.load(LoadMode.APPEND, [row, (1, *row[1:])], columns=pa.schema(columns), drift=SchemaDrift.DISCARD)
     assert (done.inserted, done.rejected) == (1, 1)
     ((kept, reason),) = rejected(bench)
-    assert reason == "id (smallint)"
+    assert reason == "id does not fit int16"
     assert kept == {
         "id": 70_000, "f": "-Infinity", "b": "\\x00ff", "d": float(big), "at": "2026-01-01T00:00:00+00:00",
         "odd '$1 \"x\"": "\\ 'q'",
@@ -430,6 +432,20 @@ def test_a_row_that_came_and_did_not_fit_is_not_missing(bench: Bench) -> None:
     assert [(key, at, mark is None) for key, at, mark in found] == [(1, 1, True), (2, 1, True), (3, 1, False)]
 
 
+def test_a_row_that_deletes_another_needs_to_fit_in_its_key_only(bench: Bench) -> None:
+    bench.load(LoadMode.MERGE, [(1, "a", 1), (2, "b", 2)], columns=ROWS.set(2, pa.field("at", pa.int16())), **KEY)
+    rows = [(1, "gone", 70_000, NOON), (2, "b", 70_000, None)]
+    done = bench.load(LoadMode.MERGE, rows, arriving=MARKED, drift=SchemaDrift.DISCARD, cursor_field="at", **KEY)
+    assert (done.deleted, done.rejected) == (1, 1)
+    assert bench.rows() == [(2, "b", 2)]
+
+
+def test_rows_without_a_key_are_replaced_by_a_refresh_that_keeps_rows(bench: Bench) -> None:
+    for _ in range(2):
+        bench.load(LoadMode.REPLACE, [(None, "x", 1), (1, "a", 1)], deletes=DeleteMode.IGNORE, **KEY)
+    assert bench.rows() == [(1, "a", 1), (None, "x", 1)]
+
+
 def test_deletes_reach_every_partition(bench: Bench) -> None:
     """Rows of two partitions may have the same address."""
     execute(
@@ -456,6 +472,23 @@ def test_a_window_is_of_any_kind_of_time(bench: Bench, kind: pa.DataType) -> Non
     assert [row[0] for row in bench.rows()] == [0, 2]
 
 
+def test_a_window_of_times_that_are_text_takes_what_is_a_time(bench: Bench) -> None:
+    columns = pa.schema([("id", pa.int64()), ("day", pa.string())])
+    days = ["2026-01-02T00:00:00Z", "2026-01-03 00:30:00+01:00", "2026-01-03", "soon", None, "2026-13-77", "2026-01-02"]
+    bench.load(LoadMode.APPEND, list(enumerate(days)), columns=columns)
+    window = RowRange("day", datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 3, tzinfo=UTC))
+    assert bench.load(LoadMode.APPEND, columns=columns, replaces=window).deleted == 3
+    assert [row[0] for row in bench.rows()] == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("column", "what"), [("id", "no times"), ("never", "no column")])
+def test_a_window_of_what_is_no_time_is_refused(bench: Bench, column: str, what: str) -> None:
+    bench.load(LoadMode.APPEND, [(1, "a", 1)])
+    with pytest.raises(ConfigError, match=what):
+        bench.load(LoadMode.APPEND, replaces=RowRange(column, NOON, NOON))
+    assert bench.rows() == [(1, "a", 1)]
+
+
 def test_a_window_is_committed_once(bench: Bench) -> None:
     columns = pa.schema([("id", pa.int64()), ("day", pa.date32())])
     plan = bench.plan(LoadMode.APPEND, columns, replaces=RowRange("day", NOON, NOON + timedelta(days=1)))
@@ -474,6 +507,44 @@ def test_a_history_has_one_index_on_its_current_rows(bench: Bench) -> None:
     sql = "SELECT indexdef FROM pg_indexes WHERE tablename = 'orders__history'"
     ((found,),) = execute(bench.config, sql, fetch=True)
     assert found.endswith("(id) WHERE _is_current")
+
+
+def test_of_rows_with_one_key_a_history_begins_with_the_newest(bench: Bench) -> None:
+    bench.load(LoadMode.APPEND, [(1, "old", 1), (1, "new", 2), (None, "x", 1), (2, "b", 1)])
+    bench.load(LoadMode.MERGE, [(2, "B", 2)], history=True, cursor_field="at", **KEY)
+    assert bench.rows("orders__history", ["id", "name", "_is_current"]) == [(1, "new", True), (2, "B", True)]
+
+
+def test_a_clock_that_was_set_back_makes_no_versions_overlap(config: dict[str, Any]) -> None:
+    hours = iter([3, 1, 2, 4])
+    runtime = Runtime(now=lambda: NOON + timedelta(hours=next(hours)))
+    bench = replace(bench_of(config), destination=Postgres.configured(config, runtime))
+    for name in ("a", "b", "c", "d"):
+        bench.load(LoadMode.MERGE, [(1, name, 1)], history=True, **KEY)
+    third, fourth = NOON + timedelta(hours=3), NOON + timedelta(hours=4)
+    found = bench.rows("orders__history", ["name", VALID_FROM, VALID_TO])
+    assert found == [("a", third, third), ("b", third, third), ("c", third, fourth), ("d", fourth, None)]
+
+
+def test_a_full_refresh_mends_what_was_missed_without_a_history(bench: Bench) -> None:
+    bench.load(LoadMode.MERGE, [(1, "a", 1), (2, "b", 1)], history=True, **KEY)
+    bench.load(LoadMode.MERGE, [(1, "A", 2)], **KEY)
+    bench.load(LoadMode.REPLACE, [(1, "A", 2), (2, "b", 1)], history=True, **KEY)
+    found = bench.rows("orders__history", ["id", "name", "_is_current"])
+    assert found == [(1, "A", True), (1, "a", False), (2, "b", True)]
+
+
+@pytest.mark.parametrize("deletes", list(DeleteMode))
+def test_a_history_sees_what_a_window_takes_and_nothing_else(bench: Bench, deletes: DeleteMode) -> None:
+    dated = pa.schema([("id", pa.int64()), ("name", pa.string()), ("day", TIMESTAMP_UTC)])
+    columns = dated.append(MARKED.field(DELETED_AT)) if deletes is DeleteMode.SOFT else dated
+    more: dict[str, Any] = {"columns": columns, "arriving": dated, "deletes": deletes, "history": True, **KEY}
+    later = NOON + timedelta(days=1)
+    bench.load(LoadMode.MERGE, [(1, "a", NOON), (2, "b", NOON), (3, "c", later)], **more)
+    bench.load(LoadMode.MERGE, [(2, "B", NOON), (3, "C", NOON)], replaces=RowRange("day", NOON, later), **more)
+    found = bench.rows("orders__history", ["id", "name", "_is_current"])
+    kept = deletes is DeleteMode.IGNORE
+    assert found == [(1, "a", kept), (2, "B", True), (2, "b", False), (3, "C", True), (3, "c", False)]
 
 
 def test_values_of_every_kind_are_no_new_version_when_they_come_again(bench: Bench) -> None:
