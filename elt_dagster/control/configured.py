@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from elt_dagster.destinations.base import Destination
 from elt_dagster.engine import ResolvedBinding, StreamRead, resolve_binding
 from elt_dagster.errors import ConfigError, NotFoundError, nearest
-from elt_dagster.model import RunMode, Stream, SyncSpec, TableBinding, Window
+from elt_dagster.model import Overlap, RunMode, Stream, SyncSpec, TableBinding, Window
 from elt_dagster.registry import connector_names, destination_names, load_connector, load_destination, require_driver
 from elt_dagster.sdk.connector import Connector, Runtime
 
@@ -37,6 +37,10 @@ class Connections(Protocol):
 
     def salt(self) -> bytes:
         """What hashed columns are salted with; the same for the whole workspace."""
+        ...
+
+    def active_run(self, binding_id: str) -> str | None:
+        """The run that loads the binding now, as far as can be known."""
         ...
 
     def lease(self, binding_id: str, run_id: str) -> AbstractContextManager[int]:
@@ -102,7 +106,11 @@ class ConfiguredSync:
             reset_history=reset_history,
             salt=self.connections.salt,
         )
-        return replace(read, lease=lambda: self.connections.lease(read.state_id, run_id))
+        return replace(
+            read,
+            lease=lambda: self.connections.lease(read.state_id, run_id),
+            waits_for_lease=window is not None or self.spec.execution.overlap is Overlap.WAIT,
+        )
 
 
 def open_connector(connections: Connections, name: str, runtime: Runtime | None = None) -> Connector[Any]:

@@ -46,6 +46,10 @@ class StoreConnections:
         """The workspace's own salt."""
         return self._store.workspace_salt(workspace=self._workspace)
 
+    def active_run(self, binding_id: str) -> str | None:
+        """The run whose lease in the store is alive."""
+        return self._store.active_run(binding_id)
+
     @contextmanager
     def lease(self, binding_id: str, run_id: str) -> Iterator[int]:
         """A lease of 90 s in the store, renewed every 30 s by a thread while it is held."""
@@ -100,6 +104,10 @@ class InlineConnections:
     def salt(self) -> bytes:
         """`ELT_DAGSTER_HASH_SALT`, for a file has no workspace row to keep one in."""
         return hashlib.sha256(self._environ.get("ELT_DAGSTER_HASH_SALT", "elt_dagster").encode()).digest()
+
+    def active_run(self, binding_id: str) -> str | None:
+        """Nobody knows."""
+        return None
 
     def lease(self, binding_id: str, run_id: str) -> nullcontext[int]:
         """No lease: without a store there is nobody to ask."""

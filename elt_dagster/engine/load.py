@@ -7,7 +7,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from elt_dagster.engine.plan import RunContext, StreamPlan, plan_stream
 from elt_dagster.engine.prefetch import prefetched
 from elt_dagster.engine.transform import Transform
 from elt_dagster.engine.windows import window_binding_id
-from elt_dagster.errors import CancelledError, ContractError, EltError
+from elt_dagster.errors import CancelledError, ConflictError, ContractError, EltError
 from elt_dagster.model import Batch, Checkpoint, LoadMode, RunMode, Stream, StreamResult, SyncSpec, TableBinding, Window
 from elt_dagster.model.run import SchemaChange
 from elt_dagster.sdk.arrow import split
@@ -28,6 +28,7 @@ from elt_dagster.sdk.connector import Connector
 
 COMMIT_BYTES = 512 * 1024 * 1024
 COMMIT_SECONDS = 300.0
+_LEASE_POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +68,24 @@ class StreamRead:
     """Whether a full refresh begins the history table anew."""
     salt: Callable[[], bytes] = bytes
     lease: Lease = field(default=lambda: nullcontext(0))
+    waits_for_lease: bool = False
+    """Whether to wait while another run loads the same table, or to raise its ConflictError."""
     commit_bytes: int = COMMIT_BYTES
     commit_seconds: float = COMMIT_SECONDS
 
-    def load(self, observe: Observer | None = None, cancelled: Callable[[], bool] = lambda: False) -> StreamResult:
-        """Read the stream and load its table; rows and checkpoint are committed together.
+    def load(
+        self,
+        observe: Observer | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> StreamResult:
+        """Read the stream and load its table; rows and checkpoint are committed together. ``say`` is told what a person may wonder about.
 
         Raises EltError. Whatever it raises, the table holds exactly what was committed before, and the state says so.
         """
         resolved = resolve_binding(self.binding, self.stream)
         destination = self.open_destination()
-        with self.lease() as fence:
+        with self._leased(cancelled, say) as fence:
             state = destination.state(self.sync.dataset, self.state_id)
             run = RunContext(
                 run_id=self.run_id,
@@ -92,6 +100,26 @@ class StreamRead:
             exists = destination.columns(table) is not None
             plan = plan_stream(self.sync, resolved, self.binding_id, state, run, table_exists=exists)
             return _Pipeline(self, plan, destination, observe, cancelled).run()
+
+    @contextmanager
+    def _leased(self, cancelled: Callable[[], bool], say: Callable[[str], None]) -> Iterator[int]:
+        """The lease, as soon as it is free; its holder may be dead, and then it ends by itself."""
+        with ExitStack() as held:
+            waiting_for: str | None = None
+            while True:
+                try:
+                    fence = held.enter_context(self.lease())
+                    break
+                except ConflictError as error:
+                    if not self.waits_for_lease:
+                        raise
+                    if error.with_id != waiting_for:
+                        waiting_for = error.with_id
+                        say(f"{self.binding.name}: waiting for run {waiting_for}, which is loading the same table.")
+                if cancelled():
+                    raise CancelledError(f"Stream {self.binding.name!r} was cancelled while it waited for its turn.")
+                time.sleep(_LEASE_POLL_SECONDS)
+            yield fence
 
     @property
     def state_id(self) -> str:

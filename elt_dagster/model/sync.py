@@ -19,6 +19,7 @@ from elt_dagster.model.words import (
     ExecutionMode,
     ExecutorChoice,
     LoadMode,
+    Overlap,
     SchemaDrift,
     SyncStatus,
     TriggerMode,
@@ -71,6 +72,8 @@ class Execution(Part):
     """How many streams load side by side in the fan-out modes."""
     executor: ExecutorChoice = ExecutorChoice.THREADS
     """threads, multiprocess, celery or k8s: what runs the streams in the fan-out modes; celery and k8s need Dagster's package of that name."""
+    overlap: Overlap = Overlap.WAIT
+    """wait or skip: what a run does with a stream that another run is loading."""
     max_retries: int = Field(default=3, ge=0, le=100)
     """How often a stream is tried again after an error that time may mend."""
     retry_delay_seconds: float = Field(default=5.0, ge=0, le=3600)

@@ -77,6 +77,13 @@ class DeleteMode(StrEnum):
     IGNORE = "ignore"
 
 
+class Overlap(StrEnum):
+    """What a run does with a table that another run is loading: wait for it, or leave that stream out."""
+
+    WAIT = "wait"
+    SKIP = "skip"
+
+
 class TriggeredBy(StrEnum):
     """Who asked for a run."""
 

@@ -15,7 +15,7 @@ from elt_dagster.orchestration.errors import REASON, dagster_errors, failure, re
 from elt_dagster.orchestration.io_manager import io_manager_key
 from elt_dagster.orchestration.metadata import SYNC
 from elt_dagster.orchestration.resources import SyncRun
-from elt_dagster.orchestration.tags import RUN_MODE_TAG, SYNC_TAG, sync_tags, trigger_tags
+from elt_dagster.orchestration.tags import RUN_MODE_TAG, SKIPPED_FOR_TAG, SYNC_TAG, sync_tags, trigger_tags
 from elt_dagster.orchestration.translator import BindingProps, SyncTranslator, group_name
 from elt_dagster.orchestration.windows import run_window
 
@@ -67,6 +67,10 @@ def _build_asset(props: BindingProps, spec: dg.AssetSpec, sync_keys: frozenset[d
             reset = sync_run.reset_history_table
             window = run_window(context, sync_run)
             read = sync.read(stream, run_id=context.run.run_id, run_mode=mode, window=window, reset_history=reset)
+            if not read.waits_for_lease and (active := sync.connections.active_run(read.state_id)) is not None:
+                context.log.warning(f"{stream}: left out, for run {active} is loading it.")
+                context.instance.add_run_tags(context.run.run_id, {SKIPPED_FOR_TAG: active})
+                return
             read = with_discovered_stream(sync, read)
             resolved = resolve_binding(read.binding, read.stream)
         step = StepChecks(context=context, sync=sync, resolved=resolved, key=spec.key)

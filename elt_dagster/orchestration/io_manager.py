@@ -72,7 +72,7 @@ class WarehouseIOManager(dg.IOManager):
 
     def _load(self, context: dg.OutputContext, read: StreamRead) -> None:
         progress = Throttled(context.log.info)
-        result = read.load(progress, cancelled)
+        result = read.load(progress, cancelled, context.log.warning)
         progress.finish()
         resolved = resolve_binding(read.binding, read.stream)
         table = TableRef(read.sync.dataset, read.binding.table_name)

@@ -8,6 +8,8 @@ TRIGGERED_BY_TAG = "elt/triggered_by"
 TRIGGER_REF_TAG = "elt/trigger_ref"
 RUN_MODE_TAG = "elt/run_mode"
 CANCEL_REASON_TAG = "elt/cancel_reason"
+SKIPPED_FOR_TAG = "elt/skipped_for"
+"""The run that was loading a stream which this run therefore left out."""
 # Dagster's own
 PARTITION_TAG = "dagster/partition"
 RANGE_START_TAG = "dagster/asset_partition_range_start"

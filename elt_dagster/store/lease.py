@@ -50,6 +50,12 @@ def acquire(conn: Connection, binding_id: str, holder: str, run_id: str, seconds
     return Lease(binding_id, holder, run_id, row.fence + 1, _moment(now + seconds), seconds)
 
 
+def active_run(conn: Connection, binding_id: str) -> str | None:
+    """The run whose lease on the binding is alive."""
+    row = conn.execute(sa.select(leases).where(leases.c.binding_id == binding_id)).one_or_none()
+    return str(row.run_id) if row is not None and row.expires_at > _now(conn) else None
+
+
 def renew(conn: Connection, lease: Lease) -> Lease:
     """Extend ``lease`` from now on. An expired lease that nobody else took is renewed as well: its fence is still the highest.
 

@@ -245,6 +245,12 @@ class Store:
         with self._database.write() as conn:
             return leasing.acquire(conn, binding_id, holder, run_id, seconds)
 
+    def active_run(self, binding_id: str) -> str | None:
+        """The run that loads ``binding_id`` now, if there is one."""
+        self.ensure_current()
+        with self._database.read() as conn:
+            return leasing.active_run(conn, binding_id)
+
     def renew_lease(self, lease: Lease) -> Lease:
         """``lease`` for another ``lease.seconds`` from now. Raises ConflictError when it is lost: stop working then."""
         self.ensure_current()

@@ -23,5 +23,8 @@ class HandMadeConnections:
     def salt(self) -> bytes:
         return b"tests"
 
+    def active_run(self, binding_id: str) -> str | None:
+        return None
+
     def lease(self, binding_id: str, run_id: str) -> nullcontext[int]:
         return nullcontext(0)

@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +13,15 @@ import pytest
 from elt_dagster.destinations.base import TableRef
 from elt_dagster.engine import StreamRead, resolve_binding
 from elt_dagster.engine.prefetch import prefetched
-from elt_dagster.errors import CancelledError, ConfigError, ContractError, NotFoundError, SourceError, TransientError
+from elt_dagster.errors import (
+    CancelledError,
+    ConfigError,
+    ConflictError,
+    ContractError,
+    NotFoundError,
+    SourceError,
+    TransientError,
+)
 from elt_dagster.model import (
     Batch,
     Checkpoint,
@@ -324,3 +334,34 @@ def test_only_a_full_refresh_begins_a_history_anew() -> None:
     bench.run(reset_history=True)
     bench.run(reset_history=True, run_mode=RunMode.FULL_REFRESH)
     assert [(p.history, p.reset_history) for p in bench.warehouse.plans] == [(True, False), (True, True)]
+
+
+def test_a_load_waits_for_its_turn_and_says_for_whom() -> None:
+    bench, said, tries = Bench(rows(1)), list[str](), iter([False, False, True])
+
+    @contextmanager
+    def lease() -> Iterator[int]:
+        if not next(tries):
+            raise ConflictError("The binding is being loaded by run r0.", with_id="r0")
+        yield 3
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("elt_dagster.engine.load._LEASE_POLL_SECONDS", 0.0)
+        result = bench.read(lease=lease, waits_for_lease=True).load(say=said.append)
+    assert result.rows_inserted == 1
+    assert bench.warehouse.plans[0].fence == 3
+    assert said == ["public.orders: waiting for run r0, which is loading the same table."]
+
+
+def test_who_waits_for_its_turn_can_be_cancelled() -> None:
+    @contextmanager
+    def lease() -> Iterator[int]:
+        raise ConflictError("The binding is being loaded by run r0.", with_id="r0")
+        yield 0
+
+    bench = Bench(rows(1))
+    with pytest.raises(CancelledError, match="waited for its turn"):
+        bench.read(lease=lease, waits_for_lease=True).load(cancelled=lambda: True)
+    with pytest.raises(ConflictError, match="run r0"):
+        bench.read(lease=lease).load()
+    assert not bench.source.requests
