@@ -24,13 +24,14 @@ import duckdb
 
 from elt_dagster.destinations.base import TableRef
 from elt_dagster.destinations.sql import literal, quote
-from elt_dagster.errors import DestinationError, EltError, TransientError
-from elt_dagster.sdk.cancellation import interruptible
+from elt_dagster.errors import CancelledError, DestinationError, EltError, TransientError
+from elt_dagster.sdk.cancellation import cancelled, interruptible
 
 DEFAULT_MEMORY = 256
 """MB: at this a load of millions of rows is as fast as with more, and a process that holds Dagster stays below 700 MB."""
 _WIDE, _MB_PER_COLUMN = 100, 1.5  # each thread buffers a row group of every column, and COMMIT pins a block of each
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds between two tries
+_CANCEL_LOOK = 0.1
 _HOLDER = re.compile(r"held in (.*?\(PID \d+\)[^.]*)")
 _DISK_FULL = re.compile(r"No space left|Disk quota exceeded|File too large")
 _FILE = re.compile(r'file "([^"]+)"')
@@ -48,6 +49,11 @@ def _forget_parent() -> None:
         with contextlib.suppress(OSError):
             os.close(descriptor)
     _open_locks.clear()
+
+
+def _stop_if_cancelled(path: Path) -> None:
+    if cancelled():
+        raise CancelledError(f"Waiting for the DuckDB file {path} was cancelled.", fix="Nothing was written meanwhile.")
 
 
 os.register_at_fork(after_in_child=_forget_parent)
@@ -121,8 +127,10 @@ class DatabaseFile:
     def _among_threads(self, deadline: float) -> Iterator[None]:
         with _registry_lock:
             lock = _path_locks.setdefault(os.path.realpath(self.path), threading.Lock())
-        if not lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise self._busy("another thread of this process")
+        while not lock.acquire(timeout=min(_CANCEL_LOOK, max(0.0, deadline - time.monotonic()))):
+            _stop_if_cancelled(self.path)
+            if time.monotonic() >= deadline:
+                raise self._busy("another thread of this process")
         try:
             yield
         finally:
@@ -189,6 +197,7 @@ class DatabaseFile:
         return connection
 
     def _pause(self, deadline: float, give_up: Callable[[], EltError], seconds: float = 0.02) -> None:
+        _stop_if_cancelled(self.path)
         if time.monotonic() >= deadline:
             raise give_up()
         self.sleep(seconds)

@@ -1,6 +1,7 @@
 """From stored syncs to definitions, without running any."""
 
 import logging
+import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -69,9 +70,7 @@ def test_a_parent_that_is_not_selected_is_no_dependency(project: ShopProject) ->
         ({"trigger_mode": "manual"}, "STOPPED"),
     ],
 )
-def test_only_scheduled_syncs_run_by_themselves(
-    project: ShopProject, change: dict[str, Any], status: str
-) -> None:
+def test_only_scheduled_syncs_run_by_themselves(project: ShopProject, change: dict[str, Any], status: str) -> None:
     streams = [{"name": "public.orders", "full_sync_at_midnight": True}, {"name": "public.customers"}]
     project.put(shop(schedule={"cron": "5 4 * * *", "timezone": "Asia/Tokyo"}, streams=streams, **change))
     repository = project.defs().get_repository_def()
@@ -287,9 +286,31 @@ def test_two_destinations_that_need_one_resource_key_break_only_the_second(proje
     assert "my_lake_io" in broken(project.defs(), "b")
 
 
-def test_a_protected_stream_and_its_siblings_are_listed(project: ShopProject) -> None:
-    project.put(shop(execution_mode="fan_out_entity", execution={"max_concurrent": 3}))
+@pytest.mark.parametrize(
+    ("mode", "choice", "executor"),
+    [
+        ("sequential", {}, "in_process"),
+        ("fan_out_entity", {}, "threaded"),
+        ("fan_out_entity", {"executor": "threads"}, "threaded"),
+        ("fan_out_entity", {"executor": "multiprocess"}, "multiprocess"),
+    ],
+)
+def test_a_sync_runs_with_the_executor_it_asks_for(
+    project: ShopProject, mode: str, choice: dict[str, str], executor: str
+) -> None:
+    project.put(shop(execution_mode=mode, execution={"max_concurrent": 3, **choice}))
     defs = project.defs()
     assert {ORDERS, CUSTOMERS, ITEMS} == set(defs.resolve_all_asset_keys())
-    executor = defs.resolve_job_def("sync_shop").executor_def
-    assert executor.name == "multiprocess"
+    assert defs.resolve_job_def("sync_shop").executor_def.name == executor
+
+
+@pytest.mark.parametrize(("choice", "module"), [("celery", "dagster_celery"), ("k8s", "dagster_k8s")])
+def test_an_executor_whose_package_is_missing_breaks_its_own_sync_only(
+    project: ShopProject, monkeypatch: pytest.MonkeyPatch, choice: str, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    project.put(shop(slug="a", execution_mode="fan_out_entity", execution={"executor": choice}))
+    project.put(shop(slug="b", schema="other"))
+    defs = project.defs()
+    assert f"pip install {module.replace('_', '-')}" in broken(defs, "a")
+    assert defs.resolve_job_def("sync_b").executor_def.name == "in_process"
