@@ -47,6 +47,15 @@ def keep_history(
         session.run(statement)
 
 
+def find_history(session: Session, plan: LoadPlan) -> pa.Schema | None:
+    """The columns of the plan's history table; None if there is none. Raises DestinationError when something else has its name."""
+    table = history_table(plan.table)
+    found = find_companion(session, table)
+    if found is not None:
+        history_columns(pa.schema([]), found, folded, table)
+    return found
+
+
 def _touched(plan: LoadPlan, columns: pa.Schema, kept: pa.Schema, *, had_history: bool, first: bool) -> str | None:
     """The keys outside of which nothing has changed, in the history's types; None: any may have."""
     window = plan.replaces is not None and plan.mode is not LoadMode.REPLACE
@@ -61,10 +70,8 @@ def _touched(plan: LoadPlan, columns: pa.Schema, kept: pa.Schema, *, had_history
 
 def _prepare(session: Session, plan: LoadPlan, columns: pa.Schema, *, anew: bool) -> tuple[pa.Schema, bool]:
     """Make or alter the history table; its columns but the validity, and whether it was there."""
-    table = history_table(plan.table)
-    found = find_companion(session, table)
+    table, found = history_table(plan.table), find_history(session, plan)
     if anew and found is not None:
-        history_columns(pa.schema([]), found, folded, table)  # refuses a table that is no history
         session.run(f"DROP TABLE {session.table(table)}")
         found = None
     wanted = history_columns(columns, found, folded, table)

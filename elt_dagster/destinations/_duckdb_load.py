@@ -56,12 +56,7 @@ class DuckDBLoad(Load):
             raise ContractError(f"A replace of {self._plan.table} was committed twice.")
         parts = self._staging.parts()
         with self._file.open(write=True, temporary=self._staging.work_folder()) as session:
-            try:
-                committed, seen = self._transact(session, parts, checkpoint)
-            except duckdb.Error as error:
-                wrong = self._misfits(session, parts, error)
-                with explaining(f"loading {self._plan.table}"):
-                    committed, seen = self._transact(session, parts, checkpoint, misfits=wrong)
+            committed, seen = self._transact_fitting(session, parts, checkpoint)
         self._seen = seen
         self._commits += 1
         self._staging.clear()
@@ -70,6 +65,17 @@ class DuckDBLoad(Load):
     def abort(self) -> None:
         """Throw away what was staged since the last commit."""
         self._staging.clear()
+
+    def _transact_fitting(
+        self, session: Session, parts: list[Part], checkpoint: Checkpoint | None
+    ) -> tuple[Committed, pa.Table | None]:
+        try:
+            return self._transact(session, parts, checkpoint)
+        except duckdb.Error as error:
+            wrong = self._misfits(session, parts, error)
+        # Outside of the handler, for what is raised now must not drag DuckDB's text along: it quotes the value.
+        with explaining(f"loading {self._plan.table}"):
+            return self._transact(session, parts, checkpoint, misfits=wrong)
 
     def _transact(
         self, session: Session, parts: list[Part], checkpoint: Checkpoint | None, misfits: Sequence[str] = ()

@@ -122,12 +122,12 @@ def projected(source: str, have: pa.Schema, columns: pa.Schema) -> str:
     terms: list[str] = []
     for field in columns:
         found = known.get(folded(field.name))
-        same = found is not None and found.type == field.type
+        # Cast also where canonical types agree: a stranger's table may have a column of another DuckDB type.
         value = (
-            f"CAST(NULL AS {DIALECT.column_type(field.type)})" if found is None
-            else quote(found.name) if same
+            f"CAST(NULL AS {DIALECT.column_type(field.type)})"
+            if found is None
             else converted(quote(found.name), found.type, field.type)
-        )  # fmt: skip
+        )
         terms.append(f"{value} AS {quote(field.name)}")
     return f"SELECT {', '.join(terms)} FROM {source}"
 

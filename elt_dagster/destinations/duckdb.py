@@ -15,6 +15,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from elt_dagster.destinations._duckdb_file import DatabaseFile, Session, explaining
+from elt_dagster.destinations._duckdb_history import find_history
 from elt_dagster.destinations._duckdb_load import DuckDBLoad
 from elt_dagster.destinations._duckdb_table import (
     Entry,
@@ -101,6 +102,8 @@ class DuckDB(Destination[DuckDBConfig]):
         if self._file.exists():
             with self._file.open(write=False) as session, explaining(f"looking at {plan.table}"):
                 columns = find(session, plan).columns
+                if plan.history:
+                    find_history(session, plan)
         planned_evolution(plan, columns, [])
         staging = Staging(self._staging_root, plan.load_id, number_rows=needs_arrival(plan))
         return DuckDBLoad(self._file, plan, staging, self.runtime)

@@ -24,6 +24,7 @@ from elt_dagster.destinations import state as state_sql
 from elt_dagster.destinations.base import State
 from elt_dagster.destinations.duckdb import DuckDB
 from elt_dagster.destinations.files import Staging
+from elt_dagster.destinations.history import update_statements
 from elt_dagster.errors import ConfigError, DestinationError, TransientError
 from elt_dagster.model import LoadMode
 from elt_dagster.testing.destination import Bench, DestinationContract, batch_of
@@ -289,11 +290,11 @@ def nothing_done(*_: Any, **__: Any) -> int:
     return 0
 
 
-def never_closed(*arguments: Any, build: Any = history_sql.update_statements, **more: Any) -> list[str]:
+def never_closed(*arguments: Any, build: Any = update_statements, **more: Any) -> list[str]:
     return ["SELECT 1", *build(*arguments, **more)[1:]]
 
 
-def never_opened(*arguments: Any, build: Any = history_sql.update_statements, **more: Any) -> list[str]:
+def never_opened(*arguments: Any, build: Any = update_statements, **more: Any) -> list[str]:
     first = "SELECT 1 FROM (SELECT 1 LIMIT 0)"
     return [*build(*arguments, **more)[:1], first]
 

@@ -369,3 +369,28 @@ def test_a_strangers_table_takes_no_rejected_rows(bench: Bench, kind: str) -> No
     with pytest.raises(DestinationError, match="orders__rejected"):
         narrowed(bench, MERGE, (2, 70_000))
     assert bench.rows() == [(1, 1)]
+
+
+def test_no_trace_of_a_value_hangs_on_an_error(bench: Bench) -> None:
+    narrowed(bench, REPLACE, (1, 1), columns=NARROW)
+    with pytest.raises(DestinationError, match="small") as refused:
+        narrowed(bench, REPLACE, (2, 987_654))
+    assert refused.value.__context__ is None
+
+
+def test_a_strangers_table_is_no_history_before_the_source_is_asked(bench: Bench) -> None:
+    feed(bench, HARD, (1, "a", START, None))
+    bench.run_sql("CREATE VIEW raw.orders__history AS SELECT 1 AS id")
+    with pytest.raises(DestinationError, match="orders__history"):
+        bench.destination.begin(bench.plan(MERGE, PLAIN, history=True, **KEYED))
+
+
+def test_a_column_of_a_strangers_type_makes_no_versions_of_its_own(bench: Bench) -> None:
+    bench.run_sql("CREATE SCHEMA raw; CREATE TABLE raw.orders (id BIGINT, day TIMESTAMP_S)")
+    bench.run_sql("INSERT INTO raw.orders VALUES (1, '2026-01-01')")
+    columns = pa.schema([("id", pa.int64()), ("day", pa.timestamp("us"))])
+    for _ in range(2):
+        rows = [(1, START.replace(tzinfo=None))]
+        bench.load(MERGE, rows, columns=columns, primary_key=("id",), history=True)
+    found = bench.destination.read(history_table(bench.table()), ["id", IS_CURRENT]).read_all()
+    assert rows_of(found) == [(1, True)]
