@@ -235,11 +235,16 @@ def _patch_functions() -> None:
     from fakesnow import transforms
     from sqlglot import exp
 
-    plain = transforms.to_timestamp
+    plain, instants = transforms.to_timestamp, ("TO_TIMESTAMP_NTZ", "TO_TIMESTAMP_TZ")
 
     def to_timestamp(expression: Any) -> Any:
-        if isinstance(expression, exp.Anonymous) and expression.name.upper() in ("TO_TIMESTAMP_NTZ", "TO_TIMESTAMP_TZ"):
+        if isinstance(expression, exp.UnixToTime):
+            value, scale = expression.this, expression.args.get("scale")
+        elif isinstance(expression, exp.Anonymous) and expression.name.upper() in instants:
             value, scale = expression.expressions
+        else:
+            value, scale = None, None
+        if scale is not None:  # fakesnow's own goes through a double
             micros = f"({value.sql('duckdb')} // {10 ** (int(scale.this) - 6)})::BIGINT"
             return sqlglot.parse_one(f"make_timestamp({micros})", read="duckdb")
         if isinstance(expression, exp.Cast) and expression.to.this == exp.DataType.Type.TIMESTAMPNTZ:

@@ -187,15 +187,17 @@ def save_rejected(session: Session, table: TableRef, source: Source, plan: LoadP
     )
 
 
-def insert(session: Session, table: str, columns: pa.Schema, where: str = "", *, overwrite: bool = False) -> int:
-    """Insert the rows of `COMING` that fulfil ``where`` (of s); returns how many. With ``overwrite`` they take the place of all others.
+def insert(
+    session: Session, table: str, columns: pa.Schema, source: str, where: str = "", *, overwrite: bool = False
+) -> int:
+    """Insert the rows of the relation ``source`` that fulfil ``where`` (of s); returns how many. With ``overwrite`` they take the place of all others.
 
     INSERT OVERWRITE is no DDL: it empties the table in the transaction that fills it, and so keeps readers, grants and views.
     """
     names = quoted(columns.names)
     word = "INSERT OVERWRITE INTO" if overwrite else "INSERT INTO"
     return session.run(
-        f"{word} {table} ({names}) SELECT {names} FROM {COMING} AS s{f' WHERE {where}' if where else ''}"
+        f"{word} {table} ({names}) SELECT {names} FROM {source} AS s{f' WHERE {where}' if where else ''}"
     )
 
 
@@ -215,7 +217,7 @@ def merge(session: Session, table: str, plan: LoadPlan, columns: pa.Schema) -> M
     if not soft:
         sql += f" WHEN MATCHED AND {gone} THEN DELETE"
     if changed:
-        values = ", ".join(f"t.{quote(n)} = s.{quote(n)}" for n in names if n not in plan.primary_key)
+        values = ", ".join(f"{quote(n)} = s.{quote(n)}" for n in names if n not in plan.primary_key)
         sql += f" WHEN MATCHED AND NOT {gone} AND ({' OR '.join(changed)}) THEN UPDATE SET {values}"
     sql += f" WHEN NOT MATCHED{'' if soft else f' AND NOT {gone}'} THEN INSERT ({quoted(names)}) VALUES ({quoted(names, 's.')})"
     (found,) = session.named(sql)

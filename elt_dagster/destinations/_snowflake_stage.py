@@ -17,6 +17,7 @@ from elt_dagster.destinations._snowflake_types import staged_type, travels_as_nu
 from elt_dagster.destinations.base import TableRef
 from elt_dagster.destinations.files import stored
 from elt_dagster.destinations.sql import quote
+from elt_dagster.errors import TransientError
 from elt_dagster.model.compute import pc
 from elt_dagster.model.types import JSON, UUID
 from elt_dagster.sdk.arrow import canonical_schema, split
@@ -34,6 +35,7 @@ class Part:
 
     schema: pa.Schema
     table: str
+    rows: int
 
     def column(self, name: str) -> str:
         """The staged name of a column of ``schema``."""
@@ -49,6 +51,7 @@ class Staging:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="snowflake-put")
         self._uploading: Future[None] | None = None
         self._shapes: list[pa.Schema] = []
+        self._counts: list[int] = []
         self._files = 0
         self._buffer = io.BytesIO()
         self._writer: pq.ParquetWriter | None = None
@@ -61,12 +64,14 @@ class Staging:
         if not self._shapes or not shape.equals(self._shapes[-1]):
             self._end_file()
             self._shapes.append(shape)
+            self._counts.append(0)
         for piece in split(_staged(batch, shape), _PIECE_BYTES):
             table = pa.Table.from_batches([_with_arrival(piece, self.rows)])
             if self._writer is None:
                 self._writer = pq.ParquetWriter(self._buffer, table.schema, compression="snappy", use_dictionary=False)
             self._writer.write_table(table)
             self.rows += piece.num_rows
+            self._counts[-1] += piece.num_rows
             if self._buffer.tell() >= _FILE_BYTES:
                 self._end_file()
 
@@ -79,7 +84,7 @@ class Staging:
     def clear(self) -> None:
         """Forget everything staged; the next file replaces the stage, and so removes what is in it."""
         self._settle()
-        self._shapes, self._files, self._has_stage, self.rows = [], 0, False, 0
+        self._shapes, self._counts, self._files, self._has_stage, self.rows = [], [], 0, False, 0
 
     def close(self) -> None:
         """Stop uploading; the session may be closed afterwards."""
@@ -114,8 +119,16 @@ class Staging:
         self._session.run(
             f"CREATE OR REPLACE TEMPORARY TABLE {table} ({', '.join([*columns, f'{ARRIVAL} NUMBER(19,0)'])})"
         )
-        self._session.run(f"COPY INTO {table} FROM @{self._stage}/part_{number}/ {_FORMAT}")
-        return Part(shape, table)
+        copied = self._session.named(f"COPY INTO {table} FROM @{self._stage}/part_{number}/ {_FORMAT}")
+        loaded = sum(int(row.get("rows_loaded") or 0) for row in copied)
+        if (
+            loaded != self._counts[number]
+        ):  # a file that is missing, or thought to be loaded already, is no error to COPY
+            raise TransientError(
+                f"Snowflake took {loaded} of {self._counts[number]} staged rows; nothing was committed.",
+                fix="Run it again.",
+            )
+        return Part(shape, table, self._counts[number])
 
 
 def use_schema(session: Session, table: TableRef) -> None:

@@ -6,7 +6,7 @@ additional NULL column, a wider type.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -69,21 +69,29 @@ class Found:
 def find(session: Session, plan: LoadPlan, companions: Sequence[str] = ()) -> Found:
     """Look at the plan's table. Raises DestinationError when it is not this binding's and cannot become so."""
     rows = read_rows(session, plan.table.schema)
-    states = [state for state in rows or [] if state.load_id]
-    owner = check_owner(plan, states, folded)
-    mine = next((s for s in states if s.binding_id == plan.binding_id), None)
-    claimed = any(s.binding_id == plan.binding_id and s.table == plan.table for s in rows or [])
     found = look(session, plan.table.schema, [plan.table.name, *companions])
     table = found.pop(plan.table.name, None)
-    if table is not None:
-        if table.is_view:
-            raise DestinationError(
-                f"{plan.table} is a view, and rows cannot be loaded into a view.",
-                fix="Give this stream another `table`.",
-            )
-        if owner is None and not claimed:
-            check_adoption(plan, _adoptable(table.columns, plan), representable_schema(plan.columns), folded)
-    return Found(table, mine, rows is not None, any(s.binding_id == plan.binding_id for s in rows or []), found)
+    if table is not None and table.is_view:
+        raise DestinationError(
+            f"{plan.table} is a view, and rows cannot be loaded into a view.", fix="Give this stream another `table`."
+        )
+    return check_rows(plan, Found(table, None, has_state_tables=False, is_claimed=False, companions=found), rows)
+
+
+def check_rows(plan: LoadPlan, found: Found, rows: list[State] | None) -> Found:
+    """``found`` with the state that is among ``rows`` of the state table. Raises DestinationError when the table is not this binding's."""
+    states = [row for row in rows or [] if row.load_id]
+    mine = [row for row in rows or [] if row.binding_id == plan.binding_id]
+    owner = check_owner(plan, states, folded)
+    claimed = any(row.table == plan.table for row in mine)
+    if found.table is not None and owner is None and not claimed:
+        check_adoption(plan, _adoptable(found.table.columns, plan), representable_schema(plan.columns), folded)
+    return replace(
+        found,
+        state=next((row for row in mine if row.load_id), None),
+        has_state_tables=rows is not None,
+        is_claimed=bool(mine),
+    )
 
 
 def _adoptable(found: pa.Schema, plan: LoadPlan) -> pa.Schema:
@@ -133,11 +141,11 @@ def names_of(session: Session, schema: str) -> list[str]:
         raise
 
 
-def _listed(session: Session, schema: str, names: Sequence[str]) -> list[dict[str, object] | dict[str, str]]:
+def _listed(session: Session, schema: str, names: Sequence[str]) -> list[dict[str, str]]:
     """Rows of SHOW OBJECTS for ``names``; one statement where they begin alike, as companions do."""
     prefix = _common(names)
     patterns = [_pattern(prefix) + "%"] if len(prefix) >= 3 or len(names) == 1 else [_pattern(n) for n in names]
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, str]] = []
     for pattern in patterns:
         try:
             rows += session.named(f"SHOW OBJECTS LIKE '{pattern}' IN SCHEMA {quote(schema)}")
@@ -167,8 +175,8 @@ def create(session: Session, table: TableRef, columns: pa.Schema, description: s
     session.run(f"CREATE TABLE IF NOT EXISTS {qualified(table)} ({lines}){_comment(description, ' COMMENT = ')}")
 
 
-def alter(session: Session, before: Table, columns: pa.Schema, description: str) -> None:
-    """Bring an existing table to ``columns``, which has all of its own, and to its comments.
+def alter(session: Session, before: Table, columns: pa.Schema, description: str, *, unlimited: bool) -> None:
+    """Bring an existing table to ``columns``, which has all of its own, and to its comments; ``unlimited`` lifts limits of text columns.
 
     Columns that ALTER cannot change (a number into text, more digits after the point) need a rebuild: `needs_rebuild`.
     """
@@ -183,7 +191,7 @@ def alter(session: Session, before: Table, columns: pa.Schema, description: str)
                 session.run(
                     f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {quote(new.name)} {DIALECT.column_type(new.type)}"
                 )
-            elif before.columns.field(new.name).type != new.type or before.limit(new.name) is not None:
+            elif before.columns.field(new.name).type != new.type or (unlimited and before.limit(new.name)):
                 session.run(f"ALTER TABLE {table} ALTER COLUMN {quote(new.name)} SET DATA TYPE {_in_full(new.type)}")
         _describe(session, table, before.columns, columns)
     if description and description != before.comment:

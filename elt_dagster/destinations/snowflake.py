@@ -75,7 +75,7 @@ class Snowflake(Destination[SnowflakeConfig]):
         except BaseException:
             session.close()
             raise
-        return SnowflakeLoad(plan, session, Warehouse(self.config, self.runtime, self._open))
+        return SnowflakeLoad(plan, session, Warehouse(self.config, self.runtime, self._open), found)
 
     def state(self, schema: str, binding_id: str) -> State | None:
         """See `Destination.state`."""
