@@ -10,6 +10,7 @@ import yaml
 
 from elt_dagster.cli.reference import reference
 from elt_dagster.registry import connector_names, destination_names, load_connector, load_destination
+from scripts import capabilities
 
 ROOT = Path(__file__).parent.parent
 Schema = dict[str, Any]
@@ -27,6 +28,7 @@ def pages() -> Iterator[tuple[Path, str]]:
             ROOT / "docs/warehouses" / f"{name}.md",
             _page(destination, destination.config_type.model_json_schema(), ()),
         )
+    yield ROOT / "docs/warehouses/index.md", capabilities.page()
     yield ROOT / "docs/sync.md", _sync_page()
     yield ROOT / "docs/cli.md", reference()
 

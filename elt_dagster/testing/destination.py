@@ -43,6 +43,8 @@ class DestinationContract(LoadTests, TableTests, VersionTests):
 
     warehouse: ClassVar[type[Destination[Any]]]
     can: ClassVar[Capabilities] = Capabilities()
+    variant: ClassVar[str] = ""
+    """What this is beside the warehouse's title, where one warehouse signs several times."""
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)

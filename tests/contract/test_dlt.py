@@ -89,6 +89,7 @@ def settings(tmp_path: Path, **more: Any) -> dict[str, Any]:
 
 class TestDltOnDuckDB(DestinationContract):
     warehouse = Dlt
+    variant = "with DuckDB"
     can = Capabilities(
         unsupported=UNSUPPORTED,
         missing_types={
