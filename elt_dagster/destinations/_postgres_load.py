@@ -38,7 +38,7 @@ from elt_dagster.destinations.plans import needs_arrival
 from elt_dagster.destinations.rejected import check_something_fits
 from elt_dagster.destinations.state import check_state, next_state
 from elt_dagster.errors import ContractError, DestinationError
-from elt_dagster.model import Checkpoint, LoadMode
+from elt_dagster.model import Checkpoint, DeleteMode, LoadMode
 from elt_dagster.sdk.connector import Runtime
 
 
@@ -117,8 +117,10 @@ class PostgresLoad(Load):
             if self._config.staging is StagingKind.UNLOGGED:
                 schema = self._plan.table.schema
                 prepare_schema(session, schema)
+            removes = self._plan.deletes is DeleteMode.HARD and self._plan.mode is LoadMode.MERGE
             self._staging = Staging(
-                session, schema, number_rows=needs_arrival(self._plan), remove_nul=self._config.nul_characters == "remove"
+                session, schema, number_rows=needs_arrival(self._plan), remove_nul=self._config.nul_characters == "remove",
+                keys_that_delete=self._plan.primary_key if removes else None,
             )  # fmt: skip
         return self._staging
 

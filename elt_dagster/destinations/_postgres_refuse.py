@@ -1,12 +1,13 @@
 """Values that PostgreSQL takes in no column of their type, found in Arrow: asked only for rows that a COPY was refused for."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
 import pyarrow as pa
 
 from elt_dagster.destinations._postgres_types import representable
+from elt_dagster.destinations.base import DELETED_AT
 from elt_dagster.model.compute import pc
 from elt_dagster.model.types import JSON, type_name
 
@@ -23,6 +24,22 @@ def unstorable(batch: pa.RecordBatch) -> dict[str, pa.Array]:
     """
     found = {f.name: _refused(values) for f, values in zip(batch.schema, batch.columns, strict=True)}
     return {name: mask for name, mask in found.items() if mask is not None and pc.any(mask).as_py()}
+
+
+def spared(
+    batch: pa.RecordBatch, wrong: Mapping[str, pa.Array], keys: Collection[str]
+) -> tuple[pa.RecordBatch, dict[str, pa.Array]]:
+    """``batch`` and what is wrong in it, with values at fault made NULL where a row is only there to delete another: of it, nothing but the key counts."""
+    deleted = batch.column(DELETED_AT).is_valid()
+    left = dict(wrong)
+    for name in wrong.keys() - set(keys):
+        index = batch.schema.get_field_index(name)
+        values = batch.column(index)
+        places = pc.if_else(pc.and_(wrong[name], deleted), pa.scalar(None, pa.int64()), pa.array(range(len(values))))
+        kept = values.take(places)  # not if_else, which knows no JSON
+        batch = batch.set_column(index, batch.schema.field(index), kept)
+        left[name] = pc.and_not(wrong[name], deleted)
+    return batch, {name: mask for name, mask in left.items() if pc.any(mask).as_py()}
 
 
 def reasons(wrong: Mapping[str, pa.Array], schema: pa.Schema) -> pa.Array:

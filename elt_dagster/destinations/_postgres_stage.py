@@ -21,11 +21,12 @@ from elt_dagster.destinations._postgres_refuse import (
     may_be_refused,
     reason,
     reasons,
+    spared,
     unstorable,
 )
 from elt_dagster.destinations._postgres_session import Session, lock, qualified
 from elt_dagster.destinations._postgres_types import DIALECT, representable, representable_schema
-from elt_dagster.destinations.base import TableRef
+from elt_dagster.destinations.base import DELETED_AT, TableRef
 from elt_dagster.destinations.drift import OURS
 from elt_dagster.destinations.files import ARRIVAL
 from elt_dagster.destinations.sql import quote
@@ -51,12 +52,17 @@ class Part:
 class Staging:
     """The staged rows of one load, in the order they came. Use from one thread; errors of the driver come out as they are."""
 
-    def __init__(self, session: Session, unlogged_in: str | None, *, number_rows: bool, remove_nul: bool) -> None:
+    def __init__(
+        self, session: Session, unlogged_in: str | None, *, number_rows: bool, remove_nul: bool,
+        keys_that_delete: Sequence[str] | None,
+    ) -> None:  # fmt: skip
+        """``keys_that_delete``: of rows with `DELETED_AT`, only these columns matter."""
         self._session = session
         self._unlogged_in = unlogged_in
         self._token = uuid.uuid4().hex[:12]
         self._number_rows = number_rows
         self._remove_nul = remove_nul
+        self._keys_that_delete = keys_that_delete
         self._parts: list[tuple[Part, TableRef]] = []
         self._shape: pa.Schema | None = None
         self._pending: list[pa.RecordBatch] = []
@@ -175,7 +181,10 @@ class Staging:
             if self._remove_nul:
                 batch, removed = _without_nul(batch)  # noqa: PLW2901
                 self.removed += removed
-            if wrong := unstorable(batch):
+            wrong = unstorable(batch)
+            if self._keys_that_delete is not None and DELETED_AT in batch.schema.names:
+                batch, wrong = spared(batch, wrong, self._keys_that_delete)  # noqa: PLW2901
+            if wrong:
                 refused = reduce(pc.or_, wrong.values())
                 masks = {name: mask.filter(refused) for name, mask in wrong.items()}
                 self._refuse(batch.filter(refused), reasons(masks, batch.schema), wrong)

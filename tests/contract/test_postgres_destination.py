@@ -440,6 +440,15 @@ def test_a_row_that_deletes_another_needs_to_fit_in_its_key_only(bench: Bench) -
     assert bench.rows() == [(2, "b", 2)]
 
 
+def test_a_row_that_deletes_another_may_hold_what_no_column_takes(bench: Bench) -> None:
+    bench.load(LoadMode.MERGE, [(n, "a", "{}") for n in (1, 2, 3)], columns=TEXTS, **KEY)
+    marked = pa.schema([*TEXTS, MARKED.field(DELETED_AT)])
+    rows = [(1, "\0", "{}", NOON), (2, "\0", "{", NOON), (3, "\0", "{}", None)]
+    done = bench.load(LoadMode.MERGE, rows, columns=TEXTS, arriving=marked, **KEY)
+    assert (done.deleted, done.rejected) == (2, 1)
+    assert bench.rows(columns=["id"]) == [(3,)]
+
+
 def test_rows_without_a_key_are_replaced_by_a_refresh_that_keeps_rows(bench: Bench) -> None:
     for _ in range(2):
         bench.load(LoadMode.REPLACE, [(None, "x", 1), (1, "a", 1)], deletes=DeleteMode.IGNORE, **KEY)
@@ -688,6 +697,21 @@ def test_unlogged_staging_needs_no_temporary_and_leaves_nothing(config: dict[str
         assert len(staging_tables(config)) == 1
     assert bench.rows() == [(1, "a", 1)]
     assert staging_tables(config) == []
+
+
+def test_what_unlogged_staging_refuses_is_cleared_away_as_well(config: dict[str, Any]) -> None:
+    bench = bench_of({**config, "staging": "unlogged"})
+    rows = batch_of([(1, "\0", 1), (2, "b", 2)])
+    with bench.destination.begin(bench.plan(LoadMode.APPEND)) as load:
+        load.stage(rows)
+        assert load.commit(None).rejected == 1
+    assert staging_tables(config) == []
+    with bench.destination.begin(bench.plan(LoadMode.APPEND)) as load:
+        load.stage(rows)
+        load.stage(batch_of([(3, "c", 3, 0)], pa.schema([*ROWS, pa.field("more", pa.int64())])))
+        assert len(staging_tables(config)) > 2, "one for each shape, and one for what was refused"
+    assert staging_tables(config) == []
+    assert bench.rows() == [(2, "b", 2)]
 
 
 def staging_tables(config: Mapping[str, Any]) -> list[Any]:
