@@ -342,7 +342,7 @@ def test_columns_lead_back_to_the_source_through_renaming_and_hashing(
 ) -> None:
     project.put(orders(hashed_columns=["amount"], excluded_columns=[]))
     (event,) = run(project, instance).get_asset_materialization_events()
-    lineage = event.materialization.metadata[COLUMN_LINEAGE].value
+    lineage: Any = event.materialization.metadata[COLUMN_LINEAGE].value
     source = dg.AssetKey(["source", "shop_db", "public", "orders"])
     assert lineage.deps_by_column == {
         name: [dg.TableColumnDep(source, name)] for name in ("id", "updated_at", "amount")
