@@ -14,11 +14,17 @@ from typing import Any
 
 import dagster as dg
 
+from elt_dagster.orchestration.definitions import build_definitions
 from elt_dagster.orchestration.executor import threaded_executor
 
 FOLDER = "test/folder"
 EXECUTORS = ("in_process", "multiprocess", "threaded")
 BUILDERS: dict[str, Callable[[dg.ExecutorDefinition], dg.JobDefinition]] = {}
+_CONFIG: dict[str, dict[str, Any]] = {
+    "tag_limited": {"tag_concurrency_limits": [{"key": "kind", "value": "heavy", "limit": 1}]},
+    "prioritised": {"max_concurrent": 1},
+    "refused": {"max_concurrent": -1},
+}
 _FORK = {"forkserver": {"preload_modules": ["tests.dagster_executors.jobs"]}}
 
 
@@ -33,8 +39,12 @@ def executor(name: str, **config: Any) -> dg.ExecutorDefinition:
 
 def build(job: str, executor_name: str) -> dg.JobDefinition:
     """The job called ``job``; what `dagster.build_reconstructable_job` calls in other processes."""
-    limits = {"tag_concurrency_limits": [{"key": "kind", "value": "heavy", "limit": 1}]} if job == "tag_limited" else {}
-    return BUILDERS[job](executor(executor_name, **limits))
+    return BUILDERS[job](executor(executor_name, **_CONFIG.get(job, {})))
+
+
+def build_sync(url: str, slug: str) -> dg.JobDefinition:
+    """The job of a sync in the store at ``url``."""
+    return build_definitions(url).resolve_job_def(f"sync_{slug}")
 
 
 def job(
@@ -116,6 +126,12 @@ def simple(executor_def: dg.ExecutorDefinition) -> dg.JobDefinition:
         add(one.alias("left")(), one.alias("right")())
 
     return simple_job
+
+
+@job
+def refused(executor_def: dg.ExecutorDefinition) -> dg.JobDefinition:
+    """A job whose executor cannot be made."""
+    return simple(executor_def)
 
 
 @job
@@ -381,7 +397,7 @@ def hard_to_stop(executor_def: dg.ExecutorDefinition) -> dg.JobDefinition:
             while time.monotonic() < until:
                 time.sleep(0.02)
 
-    @dg.op
+    @dg.op(pool="native")
     def native(context: dg.OpExecutionContext) -> None:
         note(context, "begin")
         time.sleep(60)  # one call, as a query is
@@ -397,6 +413,26 @@ def hard_to_stop(executor_def: dg.ExecutorDefinition) -> dg.JobDefinition:
             native()
 
     return hard_to_stop_job
+
+
+@job
+def prioritised(executor_def: dg.ExecutorDefinition) -> dg.JobDefinition:
+    """Three steps of different weight, one at a time."""
+
+    def weighs(name: str, priority: int) -> dg.OpDefinition:
+        @dg.op(name=name, tags={"dagster/priority": str(priority)})
+        def weigh(context: dg.OpExecutionContext) -> None:
+            note(context, "ran")
+
+        return weigh
+
+    @dg.job(executor_def=executor_def)
+    def prioritised_job() -> None:
+        weighs("last", -1)()
+        weighs("second", 0)()
+        weighs("first", 7)()
+
+    return prioritised_job
 
 
 @job

@@ -1,8 +1,10 @@
 """What an executor promises, asked of Dagster's own and of ours alike; then what only threads can do or get wrong."""
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from tests.dagster_executors.jobs import EXECUTORS, FOLDER, Line, build, diary
+from elt_dagster.orchestration import executor as executor_module
+from tests.dagster_connectors.scripted import Scripted
+from tests.dagster_executors.jobs import EXECUTORS, FOLDER, Line, build, build_sync, diary
+from tests.integration.dagster_project import ShopProject, shop
 
 REPOSITORY = Path(__file__).parents[2]
 CANCELLED_WITHIN = 4.0
@@ -119,7 +124,7 @@ class Bench:
         return Seen(run.is_success, run.run_id, [e.dagster_event for e in entries if e.dagster_event is not None])
 
     def _recon(self, job: str) -> Any:
-        arguments = (job, self.executor)
+        arguments: Any = (job, self.executor)
         return dg.build_reconstructable_job(
             "tests.dagster_executors.jobs", build.__name__, reconstructable_args=arguments
         )
@@ -138,7 +143,10 @@ def threads(tmp_path: Path, instance: dg.DagsterInstance) -> Bench:
     return Bench("threaded", tmp_path, instance)
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
+SLOW = {"multiprocess": pytest.mark.slow}  # each of its steps imports Dagster anew
+
+
+@pytest.mark.parametrize("executor", [pytest.param(name, marks=SLOW.get(name, ())) for name in EXECUTORS])
 class TestEveryExecutor:
     """The contract."""
 
@@ -197,6 +205,10 @@ class TestEveryExecutor:
             pytest.skip("it knows no tag limits")
         assert bench.run("tag_limited").success
         assert bench.most_at_once("heavy") == 1
+
+    def test_what_has_priority_comes_first(self, bench: Bench) -> None:
+        assert bench.run("prioritised").success
+        assert [line.step for line in bench.lines()] == ["first", "second", "last"]
 
     def test_hooks_are_called_once_and_may_fail(self, bench: Bench) -> None:
         seen = bench.run("hooked")
@@ -264,3 +276,148 @@ def test_a_thousand_steps_come_to_an_end(executor: str, tmp_path: Path) -> None:
         seen = Bench(executor, tmp_path, instance).run("thousand")
     assert seen.success
     assert len(seen.steps("STEP_SUCCESS")) == 1000
+
+
+class TestThreads:
+    """What goes wrong only where steps share a process."""
+
+    def test_a_step_in_a_call_that_cannot_be_interrupted_is_given_up(self, threads: Bench) -> None:
+        threads.instance.event_log_storage.set_concurrency_slots("native", 1)
+        process = threads.start("hard_to_stop")
+        threads.wait_for("native", "begin")
+        threads.wait_for("patient", "begin")
+        assert threads.cancel(process, signal.SIGINT) < CANCELLED_WITHIN
+        log = threads.log()
+        (native,) = [e for e in log.events if e.step_key == "native" and e.is_step_failure]
+        assert "cannot be interrupted" in native.step_failure_data.error_display_string
+        assert log.steps("STEP_UP_FOR_RETRY") == set(), "a cancelled run tries nothing again"
+        assert log.steps("STEP_FAILURE") == {"native", "patient"}
+        assert threads.instance.event_log_storage.get_concurrency_info("native").claimed_slots == []
+
+    def test_what_a_step_says_is_its_own_and_is_written_once(self, threads: Bench) -> None:
+        seen = threads.run("simple")
+        entries = threads.instance.all_logs(seen.run_id)
+        for text in ("from one", "managed, from one"):
+            assert sorted(e.step_key or "" for e in entries if e.user_message == text) == ["left", "right"]
+        (captured,) = [e for e in seen.events if e.event_type_value == "LOGS_CAPTURED"]
+        assert set(captured.logs_captured_data.step_keys or ()) == {"left", "right", "add"}
+
+    def test_the_events_of_a_step_keep_their_order(self, threads: Bench) -> None:
+        seen = threads.run("side_by_side")
+        logged = threads.instance.all_logs(seen.run_id)
+        for i in range(4):
+            own = [e.dagster_event.event_type_value for e in logged if e.step_key == f"sleeper_{i}" and e.dagster_event]
+            assert own == ["STEP_START", "STEP_OUTPUT", "STEP_SUCCESS"] == seen.of(f"sleeper_{i}")
+
+    def test_a_crash_of_dagster_in_one_thread_fails_that_step_only(
+        self, threads: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def crash(context: Any) -> Iterator[dg.DagsterEvent]:
+            if context.step.key == "sleeper_1":
+                raise RuntimeError("out of nowhere")
+            return real(context)
+
+        real = vars(executor_module)["dagster_event_sequence_for_step"]
+        monkeypatch.setattr(executor_module, "dagster_event_sequence_for_step", crash)
+        seen = threads.run("side_by_side")
+        assert (seen.steps("STEP_FAILURE"), len(seen.steps("STEP_SUCCESS"))) == ({"sleeper_1"}, 3)
+        (failed,) = [e for e in seen.events if e.is_step_failure]
+        assert "out of nowhere" in failed.step_failure_data.error_display_string
+
+    def test_where_an_error_is_to_be_raised_the_steps_that_run_come_to_their_end(self, threads: Bench) -> None:
+        with pytest.raises(ValueError, match="bad luck"):
+            threads.run("one_fails", raise_on_error=True)
+        assert threads.status() is dg.DagsterRunStatus.FAILURE
+        assert threads.log().steps("STEP_SUCCESS") == {"good"}
+        assert steps_alive() == []
+
+    def test_a_store_that_takes_no_more_events_ends_the_run_and_every_thread(
+        self, threads: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(event: dg.EventLogEntry) -> None:
+            if event.dagster_event is not None and event.dagster_event.event_type_value.startswith("STEP_"):
+                raise OSError("no space left")
+            real(event)
+
+        real = threads.instance.event_log_storage.store_event
+        monkeypatch.setattr(threads.instance.event_log_storage, "store_event", full)
+        with pytest.raises(OSError, match="no space left"):
+            threads.run("side_by_side", raise_on_error=True)
+        assert steps_alive() == []
+
+    def test_a_number_of_steps_below_one_is_refused(self, threads: Bench) -> None:
+        assert not threads.run("refused").success
+        (failed,) = [e for e in threads.log().events if e.event_type_value == "PIPELINE_FAILURE"]
+        assert failed.job_failure_data.error is not None
+        assert "max_concurrent is -1. Set it to 1 or more." in failed.job_failure_data.error.message
+
+
+class TestSyncs:
+    """Streams of a sync side by side."""
+
+    @pytest.fixture
+    def project(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ShopProject:
+        monkeypatch.setattr("elt_dagster.control.configured.load_connector", {"scripted": Scripted}.__getitem__)
+        (tmp_path / "shop").mkdir()
+        return ShopProject.make(tmp_path / "shop")
+
+    def run(self, project: ShopProject, instance: dg.DagsterInstance) -> Seen:
+        arguments: Any = (project.url, "shop")
+        recon = dg.build_reconstructable_job(
+            "tests.dagster_executors.jobs", build_sync.__name__, reconstructable_args=arguments
+        )
+        with dg.execute_job(recon, instance) as result:
+            return Seen(result.success, result.run_id, result.all_events)
+
+    def test_streams_load_side_by_side_and_parents_before_children(
+        self, project: ShopProject, instance: dg.DagsterInstance
+    ) -> None:
+        project.put(shop(execution_mode="fan_out_entity"))
+        seen = self.run(project, instance)
+        assert seen.success
+        assert project.rows("SELECT count(*) FROM raw_shop.orders") == [(3,)]
+        order = [(e.event_type_value, e.step_key) for e in seen.events]
+        assert order.index(("STEP_SUCCESS", "raw_shop__orders")) < order.index(("STEP_START", "raw_shop__items"))
+
+    def test_a_cancelled_load_ends_between_batches_and_says_so(
+        self, project: ShopProject, instance: dg.DagsterInstance
+    ) -> None:
+        project.put(shop(execution_mode="fan_out_entity", execution={"max_retries": 5, "retry_delay_seconds": 30}))
+        project.say("orders.slow", 30)
+
+        def cancel() -> None:
+            until = time.monotonic() + 30
+            while time.monotonic() < until and "raw_shop__orders" not in running(instance):
+                time.sleep(0.05)
+            (run,) = instance.get_runs()
+            instance.report_run_canceling(run)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        canceller = threading.Thread(target=cancel)
+        canceller.start()
+        started = time.monotonic()
+        seen = self.run(project, instance)
+        canceller.join()
+        (run,) = instance.get_runs()
+        assert run.status is dg.DagsterRunStatus.CANCELED
+        assert time.monotonic() - started < 20
+        (failed,) = [e for e in seen.events if e.is_step_failure and e.step_key == "raw_shop__orders"]
+        assert failed.step_failure_data.user_failure_data is not None
+        reason = failed.step_failure_data.user_failure_data.metadata["elt/reason"]
+        assert reason.value == "cancelled"
+        assert seen.steps("STEP_UP_FOR_RETRY") == set()
+        assert project.rows("SELECT count(*) FROM information_schema.tables WHERE table_name = 'orders'") == [(0,)]
+
+
+def running(instance: dg.DagsterInstance) -> set[str | None]:
+    """The steps that have begun, in any run."""
+    return {
+        entry.step_key
+        for run in instance.get_runs()
+        for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_START)
+    }
+
+
+def steps_alive() -> list[str]:
+    """Threads of steps that have not ended."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("step-")]
