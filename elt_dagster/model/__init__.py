@@ -7,6 +7,7 @@ from elt_dagster.model.slicing import Slicing
 from elt_dagster.model.stream import Catalog, Stream
 from elt_dagster.model.sync import ConnectionSpec, Execution, Project, Schedule, SyncSpec, TableBinding
 from elt_dagster.model.words import (
+    Automation,
     DeleteMode,
     ExecutionMode,
     ExecutorChoice,
@@ -21,6 +22,7 @@ from elt_dagster.model.words import (
 )
 
 __all__ = [
+    "Automation",
     "Batch",
     "Catalog",
     "CheckResult",

@@ -15,6 +15,7 @@ from elt_dagster.model.part import MisplacedError, Part
 from elt_dagster.model.schedule import check_cron
 from elt_dagster.model.slicing import Slicing, known_zone
 from elt_dagster.model.words import (
+    Automation,
     DeleteMode,
     ExecutionMode,
     ExecutorChoice,
@@ -198,6 +199,8 @@ class SyncSpec(Part):
     """When it runs; needed for trigger_mode scheduled."""
     trigger_mode: TriggerMode | None = None
     """manual, scheduled or on_create; by default scheduled where there is a schedule, else manual."""
+    automation: Automation | None = None
+    """eager or on_missing: Dagster also loads a stream by itself, when its parents have changed or while it was never loaded."""
     execution_mode: ExecutionMode = ExecutionMode.SEQUENTIAL
     """sequential, fan_out_entity or fan_out_window."""
     slicing: Slicing | None = None

@@ -77,6 +77,13 @@ class DeleteMode(StrEnum):
     IGNORE = "ignore"
 
 
+class Automation(StrEnum):
+    """When Dagster loads a stream by itself beside its schedule: when its parents have changed, or only while it was never loaded."""
+
+    EAGER = "eager"
+    ON_MISSING = "on_missing"
+
+
 class Overlap(StrEnum):
     """What a run does with a table that another run is loading: wait for it, or leave that stream out."""
 

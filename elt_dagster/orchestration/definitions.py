@@ -22,6 +22,7 @@ from elt_dagster.errors import ConfigError, ConflictError
 from elt_dagster.model import SyncStatus, TriggerMode
 from elt_dagster.orchestration._live_load import ShownConnections, StoreRead, pin_revision, read_store
 from elt_dagster.orchestration.assets import broken_asset, build_assets
+from elt_dagster.orchestration.automation import automation_sensor
 from elt_dagster.orchestration.io_manager import io_manager_key, warehouse_io_manager
 from elt_dagster.orchestration.jobs import build_job, build_schedules, job_name
 from elt_dagster.orchestration.live import FirstRun, Loaded, note_loaded
@@ -62,7 +63,8 @@ def build_definitions(
         pin_revision(read, workspace, default)
         _add_stored(builder, read.syncs, ShownConnections(read.store, workspace), _patterns(select))
     sensors = [_live_sensor(builder, read, workspace)] if live and read.store is not None else []
-    return builder.build(executor, sensors)
+    automation = automation_sensor(builder.assets, workspace)
+    return builder.build(executor, [*sensors, *([automation] if automation is not None else [])])
 
 
 def _add_stored(

@@ -17,6 +17,7 @@ import dagster as dg
 from elt_dagster.control.configured import ConfiguredSync
 from elt_dagster.engine import ResolvedBinding
 from elt_dagster.engine.windows import slicing_of
+from elt_dagster.orchestration.automation import condition_of
 from elt_dagster.orchestration.lineage import source_key
 from elt_dagster.orchestration.metadata import SYNC, definition_metadata
 from elt_dagster.orchestration.windows import partitions_of
@@ -61,6 +62,7 @@ class SyncTranslator:
             owners=list(spec.owners),
             tags={**spec.tags, SYNC: spec.slug},
             kinds={props.source_kind, props.warehouse_kind},
+            automation_condition=condition_of(spec),
             partitions_def=partitions_of(slicing) if slicing is not None else None,
             freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(seconds=sla)) if sla else None,
             metadata=definition_metadata(
