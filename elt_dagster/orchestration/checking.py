@@ -133,7 +133,7 @@ class StepChecks:
         settings = checks.checks_of(self.sync.spec, self.resolved.binding).primary_key
         why_not = checks.keys_need_counting(self.resolved, result, settings.max_rows)
         facts = self._count_keys() if why_not is None else None
-        return checks.key_verdict(facts, why_not or "", result.counts.get("duplicates", 0))
+        return checks.key_verdict(facts, why_not or "", checks.duplicates_removed(self.resolved, result))
 
     def _count_keys(self) -> Any:
         key = [warehouse_name(self.resolved.names, column) for column in self.resolved.primary_key]

@@ -18,7 +18,7 @@ import dagster as dg
 from elt_dagster.destinations.keys import KeyFacts
 from elt_dagster.engine import ResolvedBinding
 from elt_dagster.errors import DriftError, EltError, PrimaryKeyError, RejectedError
-from elt_dagster.model import Checks, LoadMode, StreamResult, SyncSpec, TableBinding
+from elt_dagster.model import Checks, DeleteMode, LoadMode, StreamResult, SyncSpec, TableBinding
 from elt_dagster.model.checks import VolumeCheck
 from elt_dagster.model.run import SchemaChange
 
@@ -32,6 +32,12 @@ _WHAT = {
     PRIMARY_KEY: "The primary key is unique and never NULL.",
     REJECTED_ROWS: "Every row fits the table.",
     VOLUME: "As many rows as usual.",
+}
+_LOOKS_AT = {
+    SCHEMA_DRIFT: "Whether the table's columns changed with this load, or had to and may not.",
+    PRIMARY_KEY: "Whether the primary key is unique and never NULL.",
+    REJECTED_ROWS: "Whether rows were set aside because a value does not fit its column.",
+    VOLUME: "Whether far fewer rows came, or are left in the table, than in recent loads.",
 }
 _VOLUMES = {"rows_read": "rows read", "table_rows": "rows in the table"}
 
@@ -79,7 +85,7 @@ def check_specs(sync: SyncSpec, resolved: ResolvedBinding, key: dg.AssetKey) -> 
         REJECTED_ROWS: checks.rejected_rows,
         VOLUME: checks.volume.enabled,
     }
-    return [dg.AssetCheckSpec(name, asset=key, description=_WHAT[name]) for name, on in wanted.items() if on]
+    return [dg.AssetCheckSpec(name, asset=key, description=_LOOKS_AT[name]) for name, on in wanted.items() if on]
 
 
 def drift_verdict(changes: Sequence[SchemaChange], by: str = "this load") -> Verdict:
@@ -197,6 +203,15 @@ def keys_need_counting(resolved: ResolvedBinding, result: StreamResult, max_rows
             "(checks.primary_key.max_rows): run this check by itself, or load with merge."
         )
     return None
+
+
+def duplicates_removed(resolved: ResolvedBinding, result: StreamResult) -> int:
+    """How many rows a full load of a merged stream left out because another has their key; 0 where the counts cannot tell."""
+    merged_afresh = resolved.load_mode is LoadMode.MERGE and result.load_mode is LoadMode.REPLACE
+    may_delete = resolved.deleted_field is not None or resolved.binding.deletes in (DeleteMode.SOFT, DeleteMode.IGNORE)
+    if not merged_afresh or may_delete:
+        return 0
+    return max(0, result.rows_read - result.rows_inserted - result.rows_rejected)
 
 
 def _kind(before: str | None, after: str | None) -> str:

@@ -156,6 +156,17 @@ def test_keys_that_are_there_twice_fail_where_the_load_does_not_merge(
     assert str(key.description) == "Of 6 rows: 2 keys more than once."
 
 
+def test_duplicates_that_a_full_refresh_of_a_merged_stream_left_out_are_told(
+    project: ShopProject, instance: dg.DagsterInstance
+) -> None:
+    project.put(orders())
+    says(pa.concat_batches([_orders(range(1, 4)), _orders(range(2, 4))]))
+    key = said(run(project, instance, run_config=run_config(RunMode.FULL_REFRESH)))[names.PRIMARY_KEY]
+    assert key.passed
+    assert values(key) == {"duplicates_removed": 2}
+    assert project.rows("SELECT count(*) FROM raw_shop.orders") == [(3,)]
+
+
 def test_a_table_above_the_limit_is_not_scanned(
     project: ShopProject, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

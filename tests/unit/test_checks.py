@@ -147,7 +147,7 @@ def test_a_very_wide_table_goes_without_lineage() -> None:
 )
 def test_key_facts_are_those_of_a_plain_count(keys: list[tuple[int | None, str | None]]) -> None:
     class Table(DuckDB):
-        def read(self, *_: object, **__: object) -> pa.RecordBatchReader:  # type: ignore[override]
+        def read(self, *_: object, **__: object) -> pa.RecordBatchReader:
             columns = [pa.array([k[i] for k in keys], kind) for i, kind in enumerate((pa.int64(), pa.string()))]
             return pa.table(columns, names=["a", 'b"b']).to_reader()
 
