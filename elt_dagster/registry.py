@@ -64,12 +64,19 @@ def load_destination(name: str) -> type[Destination[Any]]:
 
 def require_driver(kind: "type[Connector[Any]] | type[Destination[Any]]") -> None:
     """Raise ConfigError with the command to run when the optional driver of ``kind`` is missing."""
-    missing = [module for module in kind.requires if find_spec(module) is None]
+    missing = [module for module in kind.requires if not _is_installed(module)]
     if missing:
         raise ConfigError(
             f"{kind.title} needs the Python module {missing[0]!r}, which is not installed.",
             fix=f"Run: pip install 'elt-dagster[{kind.name}]'",
         )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
 
 
 def _load(module: str, attribute: str, base: type[Any]) -> Any:

@@ -102,6 +102,7 @@ def patch() -> None:
     _patch_statements()
     _patch_copy()
     _patch_functions()
+    _patch_passes()
 
 
 def _patch_catalog() -> None:
@@ -264,11 +265,40 @@ def _patch_functions() -> None:
     transforms.set_schema = set_schema
 
 
+_PASSES = (
+    "upper_case_unquoted_identifiers", "set_schema", "create_database", "extract_comment_on_table", "extract_comment_on_columns",
+    "information_schema_fs", "semi_structured_types", "try_parse_json", "to_timestamp", "to_variant", "object_construct",
+    "timestamp_ntz", "float_to_double", "integer_precision", "extract_text_length", "show_tables_etc", "create_stage", "put_stage",
+    "create_table_as",
+)  # fmt: skip
+
+
+def _patch_passes() -> None:
+    """fakesnow walks every statement seventy times, for one peculiarity of Snowflake each; we use these, and the tests have a minute."""
+    from fakesnow import transforms
+    from fakesnow.cursor import FakeSnowflakeCursor
+
+    def transform(cursor: Any, expression: Any, params: Any) -> Any:
+        session = cursor._conn
+        where = (session.database, session.schema)
+        more: dict[str, tuple[Any, ...]] = {
+            "set_schema": (session.database,), "create_database": (session.db_path,), "show_tables_etc": where, "create_stage": where,
+            "put_stage": (*where, params, session.table_stages), "create_table_as": (cursor._duck_conn,),
+        }  # fmt: skip
+        for name in _PASSES:
+            expression = expression.transform(getattr(transforms, name), *more.get(name, ()), copy=False)
+        return expression
+
+    FakeSnowflakeCursor._transform = transform
+
+
 def main(port: int) -> None:
     patch()
     import fakesnow.server
     import uvicorn
 
+    if LOG_VARIABLE not in os.environ:
+        logging.getLogger("fakesnow.server").setLevel(logging.CRITICAL)
     parent = os.getppid()
 
     def watch() -> None:

@@ -24,6 +24,7 @@ from elt_dagster.destinations._snowflake_types import (
 )
 from elt_dagster.destinations.base import DELETED_AT, LoadPlan, TableRef
 from elt_dagster.destinations.drift import OURS
+from elt_dagster.destinations.history import VALIDITY
 from elt_dagster.destinations.rejected import REJECTED
 from elt_dagster.destinations.sql import no_key, quote, quoted, same_key
 from elt_dagster.model.types import JSON, UUID, type_name
@@ -360,4 +361,7 @@ def same_version(columns: pa.Schema, history: pa.Schema, primary_key: Sequence[s
             kind = history.field(field.name).type
             mine = comparable(converted(f"t.{quote(field.name)}", field.type, kind), kind)
             terms.append(f"{mine} IS NOT DISTINCT FROM {comparable(f'h.{quote(field.name)}', kind)}")
+    # a column that the table has lost is NULL in a version of now
+    gone = [n for n in history.names if n not in columns.names and n not in VALIDITY.names and n not in primary_key]
+    terms += [f"h.{quote(name)} IS NULL" for name in gone if not name.startswith(OURS)]
     return f"({' AND '.join(terms)})" if terms else "TRUE"
