@@ -14,6 +14,7 @@ from elt_dagster.orchestration import checking
 from elt_dagster.orchestration import checks as names
 from elt_dagster.orchestration.lineage import COLUMN_LINEAGE
 from elt_dagster.orchestration.resources import run_config
+from elt_dagster.orchestration.translator import BindingProps, SyncTranslator
 from elt_dagster.sdk.arrow import highest
 from tests.dagster_connectors.scripted import Scripted, _orders
 from tests.integration.dagster_project import ORDERS, ShopProject, shop
@@ -361,3 +362,18 @@ def test_columns_lead_back_to_the_source_through_renaming_and_hashing(
     specs = {spec.key: spec for spec in project.defs().resolve_all_asset_specs()}
     assert not list(specs[ORDERS].deps)
     assert specs[ORDERS].metadata["elt/source"].asset_key == source
+
+
+def test_a_translator_may_lead_columns_to_another_asset(project: ShopProject, instance: dg.DagsterInstance) -> None:
+    origin = dg.AssetKey(["crm", "orders"])
+
+    class Ours(SyncTranslator):
+        def get_asset_spec(self, props: BindingProps) -> dg.AssetSpec:
+            spec = super().get_asset_spec(props)
+            return spec.merge_attributes(metadata={"elt/source": dg.MetadataValue.asset(origin)})
+
+    project.put(orders())
+    job = project.defs(translator=Ours()).resolve_job_def("sync_shop")
+    (event,) = job.execute_in_process(instance=instance).get_asset_materialization_events()
+    lineage: Any = event.materialization.metadata[COLUMN_LINEAGE].value
+    assert lineage.deps_by_column["id"] == [dg.TableColumnDep(origin, "id")]
