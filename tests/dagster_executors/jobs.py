@@ -3,6 +3,7 @@
 Steps leave lines in ``<folder>/diary``, where the folder is named by the run's tag: what ran, when it began and when it ended.
 """
 
+import asyncio
 import os
 import sys
 import time
@@ -347,7 +348,6 @@ def dynamic(executor_def: dg.ExecutorDefinition) -> dg.JobDefinition:
 @job
 def asynchronous(executor_def: dg.ExecutorDefinition) -> dg.JobDefinition:
     """Async ops side by side."""
-    import asyncio
 
     def waits(name: str) -> dg.OpDefinition:
         @dg.op(name=name)
@@ -386,7 +386,7 @@ def thousand(executor_def: dg.ExecutorDefinition) -> dg.JobDefinition:
 def hard_to_stop(executor_def: dg.ExecutorDefinition) -> dg.JobDefinition:
     """A step that sleeps in small pieces, with a cleanup; and what would come after.
 
-    In threads also one in a single long call, and a retry policy: under Dagster's own executors a policy takes the interrupt for a failure.
+    In threads also an async one, one in a single long call, and a retry policy: under Dagster's own executors a policy takes the interrupt for a failure.
     """
     in_threads = executor_def.name == "threaded"
 
@@ -402,6 +402,11 @@ def hard_to_stop(executor_def: dg.ExecutorDefinition) -> dg.JobDefinition:
         note(context, "begin")
         time.sleep(60)  # one call, as a query is
 
+    @dg.op
+    async def drowsy(context: dg.OpExecutionContext) -> None:
+        with noted(context):
+            await asyncio.sleep(60)
+
     @dg.op(ins={"start": dg.In(dg.Nothing)})
     def after(context: dg.OpExecutionContext) -> None:
         note(context, "ran")
@@ -411,6 +416,7 @@ def hard_to_stop(executor_def: dg.ExecutorDefinition) -> dg.JobDefinition:
         after(start=patient())
         if in_threads:
             native()
+            drowsy()
 
     return hard_to_stop_job
 

@@ -14,7 +14,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from elt_dagster.orchestration import executor as executor_module
+from elt_dagster.orchestration import _executor_run as executor_module
 from tests.dagster_connectors.scripted import Scripted
 from tests.dagster_executors.jobs import EXECUTORS, FOLDER, Line, build, build_sync, diary
 from tests.integration.dagster_project import ShopProject, shop
@@ -286,12 +286,14 @@ class TestThreads:
         process = threads.start("hard_to_stop")
         threads.wait_for("native", "begin")
         threads.wait_for("patient", "begin")
+        threads.wait_for("drowsy", "begin")
         assert threads.cancel(process, signal.SIGINT) < CANCELLED_WITHIN
         log = threads.log()
         (native,) = [e for e in log.events if e.step_key == "native" and e.is_step_failure]
         assert "cannot be interrupted" in native.step_failure_data.error_display_string
         assert log.steps("STEP_UP_FOR_RETRY") == set(), "a cancelled run tries nothing again"
-        assert log.steps("STEP_FAILURE") == {"native", "patient"}
+        assert log.steps("STEP_FAILURE") == {"native", "patient", "drowsy"}
+        assert [line.what for line in threads.lines() if line.step == "drowsy"] == ["begin", "end"]
         assert threads.instance.event_log_storage.get_concurrency_info("native").claimed_slots == []
 
     def test_what_a_step_says_is_its_own_and_is_written_once(self, threads: Bench) -> None:
@@ -315,7 +317,7 @@ class TestThreads:
         def crash(context: Any) -> Iterator[dg.DagsterEvent]:
             if context.step.key == "sleeper_1":
                 raise RuntimeError("out of nowhere")
-            return real(context)
+            yield from real(context)
 
         real = vars(executor_module)["dagster_event_sequence_for_step"]
         monkeypatch.setattr(executor_module, "dagster_event_sequence_for_step", crash)
