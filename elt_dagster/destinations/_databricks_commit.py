@@ -111,10 +111,10 @@ def unfinished(state: State) -> TransientError:
     )
 
 
-def drop_staged(session: Session, names: Names) -> None:
-    """Drop the tables of staged rows."""
-    session.run(f"DROP TABLE IF EXISTS {names.staged}")
-    session.run(f"DROP TABLE IF EXISTS {names.seen}")
+def drop_staged(session: Session, names: Names, *, seen: bool = True) -> None:
+    """Drop the tables of staged rows, and of rows that an append had ``seen``."""
+    for table in (names.staged, names.seen) if seen else (names.staged,):
+        session.run(f"DROP TABLE IF EXISTS {table}")
 
 
 def _finish(session: Session, table: str, row: Row, statements: list[str]) -> None:

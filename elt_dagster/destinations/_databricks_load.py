@@ -39,7 +39,7 @@ from elt_dagster.destinations._databricks_table import (
 from elt_dagster.destinations._databricks_types import representable_schema
 from elt_dagster.destinations.base import DELETED_AT, Committed, Load, LoadPlan, TableRef
 from elt_dagster.destinations.drift import Evolution
-from elt_dagster.destinations.history import history_columns, history_table, is_complete_comparison
+from elt_dagster.destinations.history import VALIDITY, history_columns, history_table, is_complete_comparison
 from elt_dagster.destinations.plans import keeps_rows, needs_arrival, row_identity
 from elt_dagster.destinations.rejected import REJECTED, ROW, check_something_fits, rejected_table
 from elt_dagster.destinations.state import check_state, next_state
@@ -74,11 +74,11 @@ class DatabricksLoad(Load):
         if self._plan.mode is LoadMode.REPLACE and self._commits:
             raise ContractError(f"A replace of {self._plan.table} was committed twice.")
         with explaining(self._doing, self._session.config):
-            shapes = self._staging.shapes()
+            shapes, was_idempotent = self._staging.shapes(), self._session.is_idempotent
             try:
                 committed = self._commit(shapes, checkpoint)
             except StatementFailed as error:
-                if not _falls_back(self._session, error):
+                if was_idempotent or not _falls_back(self._session, error):
                     raise
                 committed = self._commit(shapes, checkpoint)
             self._commits += 1
@@ -90,7 +90,7 @@ class DatabricksLoad(Load):
         if self._staging.is_empty or self._is_unfinished:
             return
         with explaining(self._doing, self._session.config):
-            drop_staged(self._session, self._names)
+            drop_staged(self._session, self._names, seen=self._seen.work is not None)
             self._staging.remove()
 
     def _commit(self, shapes: list[Shape], checkpoint: Checkpoint | None) -> Committed:
@@ -102,8 +102,10 @@ class DatabricksLoad(Load):
 
 
 def _falls_back(session: Session, error: StatementFailed) -> bool:
-    if not error.is_about_transactions or session.is_idempotent or session.config.transactions is not Transactions.AUTO:
+    if not error.is_about_transactions or session.config.transactions is not Transactions.AUTO:
         return False
+    if session.is_idempotent:  # another load of this destination was first to find out
+        return True
     session.is_idempotent = True
     session.runtime.log.info(
         "Databricks refused a transaction of several statements (%s); loads are committed by claim instead.",
@@ -278,12 +280,16 @@ class _Commit:
             schema=plan.table.schema, table=plan.table.name, run_id=plan.run_id, load_id=plan.load_id, at=at,
             commit=f"{plan.load_id}.{position_of(before.rows, plan.binding_id) + 1}", mode=plan.mode.value,
             columns=tuple(columns.names), variants=tuple(variants), key=plan.primary_key, marks=self._marks,
-            deletes=plan.deletes.value, once=self.session.is_idempotent, rejects=bool(rejected),
+            deletes=plan.deletes.value, once=self._is_tagged(table), atomic=not (self.session.is_idempotent or rebuild), rejects=bool(rejected),
             gone=rows.gone_condition(plan, columns, whole=whole) if table is not None else "",
             resumed=self._resumed(before, columns), rebuild=ours(properties) if rebuild else None,
             comment=plan.description or (table.comment if table is not None else ""),
             versions=self._kind_of_versions(versions),
+            versioned=_beyond(versions[1], columns) if versions is not None else (),
         )  # fmt: skip
+
+    def _is_tagged(self, table: Described | None) -> bool:
+        return self.session.is_idempotent or (table is not None and table.has_commit)
 
     def _kind_of_versions(self, versions: tuple[Described | None, pa.Schema] | None) -> str:
         if versions is None:
@@ -341,6 +347,11 @@ def make_state_table(session: Session, schema: str) -> None:
             raise
         session.run(f"CREATE SCHEMA IF NOT EXISTS {quote(session.config.catalog)}.{quote(schema)}")
         session.run(statement)
+
+
+def _beyond(history: pa.Schema, columns: pa.Schema) -> tuple[str, ...]:
+    known = {folded(name) for name in (*columns.names, *VALIDITY.names)}
+    return tuple(name for name in history.names if folded(name) not in known)
 
 
 def _same_columns(one: pa.Schema, other: pa.Schema) -> bool:

@@ -17,6 +17,7 @@ from elt_dagster.destinations._databricks_sql import (
     folded,
     has_key,
     moment,
+    needs_column_mapping,
     properties,
     qualified,
     quote,
@@ -60,6 +61,8 @@ class Work:
     """Condition on t for rows of the table that have to go when no staged row has their key; empty for none."""
     once: bool = False
     """Whether rows are tagged with the commit, so that they can be brought once only."""
+    atomic: bool = False
+    """Whether all statements are one transaction."""
     twins: bool = False
     """Whether some key is in the table several times."""
     resumed: tuple[str, ...] = ()
@@ -68,6 +71,8 @@ class Work:
     """For a replace that changes columns: the properties of the new table."""
     comment: str = ""
     rejects: bool = False
+    versioned: tuple[str, ...] = ()
+    """Columns that the history table has beyond those of the table."""
     versions: str = ""
     """What to do to the history table: nothing, `touched` keys only, `all`, or begin `anew`."""
 
@@ -79,7 +84,7 @@ class Work:
     def from_json(cls, data: str) -> "Work":
         """Work from what `to_json` gave."""
         values = json.loads(data)
-        lists = ("columns", "variants", "key", "resumed")
+        lists = ("columns", "variants", "key", "resumed", "versioned")
         return cls(**{k: tuple(v) if k in lists else v for k, v in values.items()})
 
 
@@ -146,6 +151,8 @@ def ready_statement(
         selects = [_select(nothing, wanted, "(SELECT CAST(NULL AS BIGINT) AS arrival) AS nothing WHERE false")]
     rows = " UNION ALL ".join(selects)
     values = {"delta.feature.catalogManaged": "supported"} if transactional else {}
+    if needs_column_mapping(f.name for f in wanted):
+        values["delta.columnMapping.mode"] = "name"
     listed = quoted([*(f.name for f in wanted), ARRIVAL, MISFIT, WHOLE])
     if key:
         order = f"{quote(cursor)} DESC NULLS LAST, {ARRIVAL} DESC" if cursor else f"{ARRIVAL} DESC"
@@ -280,7 +287,17 @@ def same_row(work: Work, right: str = "s") -> str:
     ]
     if work.deletes == "soft" and right == "s":
         terms.append(f"t.{quote(DELETED_AT)} IS NULL")
-    return f"({' AND '.join(terms)})" if terms else "true"
+    if right == "h":  # a column that the table has no more is NULL in its rows
+        terms += [f"h.{quote(name)} IS NULL" for name in work.versioned if not name.startswith(OURS)]
+    return _all_of(terms)
+
+
+def _all_of(terms: Sequence[str]) -> str:
+    """A conjunction as a balanced tree: as a chain, that of a wide table would be nested too deep for a parser."""
+    if len(terms) <= 1:
+        return terms[0] if terms else "true"
+    middle = len(terms) // 2
+    return f"({_all_of(terms[:middle])} AND {_all_of(terms[middle:])})"
 
 
 # --- the tables
@@ -303,7 +320,7 @@ def _rows_statements(names: Names, work: Work) -> list[str]:
         return [f"CREATE OR REPLACE TABLE {names.target}{words}{properties(work.rebuild)} AS {fit}"]
     into = _targets(work)
     if work.mode == "replace" and work.deletes == "hard":
-        if work.once:
+        if not work.atomic:
             return [f"INSERT OVERWRITE {names.target} ({into}) {fit}"]
         return [f"DELETE FROM {names.target}", f"INSERT INTO {names.target} ({into}) {fit}"]
     if work.mode == "append":
@@ -392,12 +409,13 @@ def _versions(names: Names, work: Work) -> list[str]:
     )
     terms = [
         *(f"t.{quote(n)} AS {quote(n)}" for n in copied),
+        *(f"NULL AS {quote(n)}" for n in work.versioned),
         f"{work.at} AS {VALID_FROM}",
         f"CAST(NULL AS TIMESTAMP) AS {VALID_TO}",
         f"true AS {IS_CURRENT}",
     ]
     begin = (
-        f"INSERT INTO {names.history} ({quoted([*copied, *VALIDITY.names])}) SELECT {', '.join(terms)} FROM {living} AS t"
+        f"INSERT INTO {names.history} ({quoted([*copied, *work.versioned, *VALIDITY.names])}) SELECT {', '.join(terms)} FROM {living} AS t"
         f"{among.format(same_key(work.key, 's', 't'))} LEFT ANTI JOIN (SELECT * FROM {names.history} WHERE {IS_CURRENT}) AS h ON {same_key(work.key, 't', 'h')}"
     )
     anew = [f"DELETE FROM {names.history} WHERE {VALID_FROM} < {work.at}"] if work.versions == "anew" else []

@@ -15,7 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-TOKEN, GUEST, CLIENT_ID, CLIENT_SECRET, REFRESH = "dapi-standin", "dapi-guest", "principal-1", "s3cret-of-principal", "refresh-1"
+TOKEN, GUEST, CLIENT_ID, CLIENT_SECRET, REFRESH = (
+    "dapi-standin",
+    "dapi-guest",
+    "principal-1",
+    "s3cret-of-principal",
+    "refresh-1",
+)
 WAREHOUSE = "abc123"
 
 
@@ -43,7 +49,7 @@ class Workspace:
         return found
 
     def seen(self, what: str = "statements") -> list[str]:
-        """What arrived so far: ``statements``, ``requests`` (method and path) or ``cancelled`` statements."""
+        """What arrived so far: ``statements``, ``requests`` (method and path), ``cancelled`` statements or ``refusals``."""
         found: list[str] = self._ask("GET", f"/standin/{what}")
         return found
 
@@ -68,6 +74,7 @@ def running() -> Iterator[Workspace]:
     """A stand-in, started now and ended afterwards; it also ends when this process does."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.databricks_standin"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        stderr=open(os.environ["STANDIN_LOG"], "w") if "STANDIN_LOG" in os.environ else None,
         env={**os.environ, "RUST_LOG": "off"},
     )  # fmt: skip
     try:

@@ -148,7 +148,9 @@ class Engine:
         if found := re.search(rf"COMMENT ({LITERAL})", head):
             entry.comment = _unquoted(found[1])
         if key[0] == "legacy" and "delta.feature.catalogManaged" in entry.properties:
-            raise Refusal("[DELTA_UNSUPPORTED_CATALOG_MANAGED_TABLE_CREATION] Creating catalog-managed tables is not supported.")
+            raise Refusal(
+                "[DELTA_UNSUPPORTED_CATALOG_MANAGED_TABLE_CREATION] Creating catalog-managed tables is not supported."
+            )
         lines = []
         for line in _split(columns, ","):
             words = re.match(rf"\s*({IDENT}) (.*?)(?: COMMENT ({LITERAL}))?$", line, re.S)
@@ -167,12 +169,20 @@ class Engine:
     def _fill(self, name: str, entry: Entry, query: str) -> None:
         """Make a table, or make it anew, from a query that may read the old one."""
         beside = f"{_quoted(self._key(name)[0])}.`default`.`t{uuid.uuid4().hex}`"
-        self._native(f"CREATE TABLE {beside} USING DELTA LOCATION '{entry.location}' AS {query}")
-        schema = self._native(f"SELECT * FROM {beside} LIMIT 0").schema
+        schema = self._native(f"SELECT * FROM ({query}) AS q LIMIT 0").schema
         for column in schema.names:
             _check_column(column, entry)
+        columns = ", ".join(f"{_quoted(f.name)} {_sql_type(f.type)}" for f in schema)
+        if self._key(name) not in self.tables:
+            self._register(name, entry, columns, "")
+            self._native(f"INSERT INTO {name} {query}")
+            return
+        # Sail cannot rename, and does not know its own VARIANT columns again in a table that is there: so the rows are copied twice
+        self._native(f"CREATE TABLE {beside} ({columns}) USING DELTA LOCATION '{self.root}/beside/{uuid.uuid4().hex}'")
+        self._native(f"INSERT INTO {beside} {query}")
+        self._register(name, entry, columns, "")
+        self._native(f"INSERT INTO {name} SELECT * FROM {beside}")
         self._native(f"DROP TABLE {beside}")
-        self._register(name, entry, ", ".join(f"{_quoted(f.name)} {_sql_type(f.type)}" for f in schema), "")
 
     def _register(self, name: str, entry: Entry, columns: str, parts: str) -> None:
         key = self._key(name)
@@ -211,14 +221,19 @@ class Engine:
         if entry.properties.get("delta.enableTypeWidening") != "true":
             raise Refusal("[DELTA_UNSUPPORTED_ALTER_TABLE_CHANGE_COL_OP] ALTER COLUMN TYPE needs type widening.")
         fields = self._native(f"SELECT * FROM {name} LIMIT 0").schema
-        terms = [f"CAST({_quoted(f.name)} AS {kind}) AS {_quoted(f.name)}" if f.name == _plain(column) else _quoted(f.name) for f in fields]
+        terms = [
+            f"CAST({_quoted(f.name)} AS {kind}) AS {_quoted(f.name)}" if f.name == _plain(column) else _quoted(f.name)
+            for f in fields
+        ]
         before = _sql_type(fields.field(_plain(column)).type)
         if before in _WIDER and kind in _WIDER and _WIDER[kind] <= _WIDER[before]:
             raise Refusal("[DELTA_UNSUPPORTED_ALTER_TABLE_CHANGE_COL_OP] Not a wider type.")
         self._anew(name, entry, f"SELECT {', '.join(terms)} FROM {name}")
 
     def _anew(self, name: str, entry: Entry, query: str) -> None:
-        self._fill(name, Entry(self.root / "tables" / uuid.uuid4().hex, entry.properties, entry.comment, entry.comments), query)
+        self._fill(
+            name, Entry(self.root / "tables" / uuid.uuid4().hex, entry.properties, entry.comment, entry.comments), query
+        )
 
     def _comment_columns(self, name: str, changes: str) -> None:
         for column, words in re.findall(rf"({IDENT}) COMMENT ({LITERAL})", changes):
@@ -261,7 +276,9 @@ class Engine:
             return
         found = _DML.match(statement)
         if not found:
-            raise Refusal(f"[TRANSACTION_NOT_SUPPORTED.COMMAND] Command {statement[:20]} is not supported in a transaction.")
+            raise Refusal(
+                f"[TRANSACTION_NOT_SUPPORTED.COMMAND] Command {statement[:20]} is not supported in a transaction."
+            )
         if "read_files" in statement:
             raise Refusal("[TRANSACTION_NOT_SUPPORTED.ILLEGAL_DATA_SOURCE_FOR_NONTRANSACTIONAL_READ] parquet")
         entry = self._entry(found[2])

@@ -40,7 +40,9 @@ class Desk:
     faults: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     results: dict[str, Result] = field(default_factory=dict[str, Result])
     links: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
-    seen: dict[str, list[str]] = field(default_factory=lambda: {"statements": [], "requests": [], "cancelled": []})
+    seen: dict[str, list[str]] = field(
+        default_factory=lambda: {"statements": [], "requests": [], "cancelled": [], "refusals": []}
+    )
     tokens: dict[str, str] = field(default_factory=lambda: {TOKEN: "owner", GUEST: "guest"})
 
     def fault(self, what: str, kind: str) -> dict[str, Any]:
@@ -71,6 +73,8 @@ class Handler(BaseHTTPRequestHandler):
 
     desk: Desk
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # headers and body in one packet: two would wait for each other's acknowledgement
+    disable_nagle_algorithm = True
 
     def log_message(self, *args: Any) -> None:
         """Say nothing."""
@@ -100,7 +104,9 @@ class Handler(BaseHTTPRequestHandler):
             if fault.get("drop"):
                 self.connection.close()
                 return None
-            return self._json({"error_code": fault.get("code", "ERROR"), "message": "a fault"}, fault["status"], fault.get("headers"))
+            return self._json(
+                {"error_code": fault.get("code", "ERROR"), "message": "a fault"}, fault["status"], fault.get("headers")
+            )
         if path.startswith("/external/"):
             return self._external(path)
         if path.startswith(("/.well-known", "/oidc")):
@@ -151,6 +157,7 @@ class Handler(BaseHTTPRequestHandler):
                 raise Refusal(fault["message"])
         except Refusal as refusal:
             result.error, result.state = str(refusal), "FAILED"
+            self.desk.seen["refusals"].append(f"{refusal}\n{sql}")
         if fault.get("drop"):
             self.connection.close()
             return None
@@ -169,7 +176,10 @@ class Handler(BaseHTTPRequestHandler):
         elif result.state == "SUCCEEDED" and external:
             answer["result"] = self._chunk(identifier, result, 0)
         elif result.state == "SUCCEEDED" and result.table is not None:
-            answer["result"] = {"chunk_index": 0, "data_array": [[_text(v) for v in row.values()] for row in result.table.to_pylist()]}
+            answer["result"] = {
+                "chunk_index": 0,
+                "data_array": [[_text(v) for v in row.values()] for row in result.table.to_pylist()],
+            }
         return self._json(answer)
 
     def _chunk(self, identifier: str, result: Result, number: int) -> dict[str, Any]:
@@ -215,7 +225,9 @@ class Handler(BaseHTTPRequestHandler):
         if method == "DELETE":
             path.rmdir() if kind == "directories" else path.unlink()
             return self._bytes(b"", 204)
-        entries = [{"path": f"{where}/{p.name}", "name": p.name, "is_directory": p.is_dir()} for p in sorted(path.iterdir())]
+        entries = [
+            {"path": f"{where}/{p.name}", "name": p.name, "is_directory": p.is_dir()} for p in sorted(path.iterdir())
+        ]
         return self._json({"contents": entries})
 
     # --- OAuth
