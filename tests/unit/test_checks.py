@@ -1,5 +1,8 @@
 """What checks say of facts, without a warehouse or a run."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
+
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -15,6 +18,7 @@ from elt_dagster.model.run import SchemaChange
 from elt_dagster.orchestration import checks
 from elt_dagster.orchestration.checks import Past, Verdict
 from elt_dagster.orchestration.lineage import MAX_COLUMNS, column_lineage, source_key
+from elt_dagster.orchestration.metadata import PARTITION_ROW_COUNT, result_metadata
 
 SETTINGS = VolumeCheck()
 
@@ -155,3 +159,11 @@ def test_key_facts_are_those_of_a_plain_count(keys: list[tuple[int | None, str |
     repeated = {k for k in whole if whole.count(k) > 1}
     expected = KeyFacts(len(keys), len(keys) - len(whole), len(repeated), len(whole) - len(set(whole)))
     assert key_facts(Table.configured({"path": "none"}), None, ["a", 'b"b']) == expected  # type: ignore[arg-type]
+
+
+def test_a_window_tells_its_own_rows_and_a_whole_load_does_not() -> None:
+    resolved = resolve_binding(TableBinding(name="orders"), Stream(name="orders"))
+    loaded = replace(result(LoadMode.APPEND, 7, 1000), rows_inserted=5, rows_updated=2)
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    assert result_metadata(loaded, resolved, now=now, is_partition=True)[PARTITION_ROW_COUNT] == 7
+    assert PARTITION_ROW_COUNT not in result_metadata(loaded, resolved, now=now)
