@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from elt_dagster.destinations._postgres_session import Session, qualified
+from elt_dagster.destinations._postgres_session import Session, qualified, whole_tables
 from elt_dagster.destinations._postgres_stage import Part, row_as_json
 from elt_dagster.destinations._postgres_table import columns_of, create, loadable, sql_types
 from elt_dagster.destinations._postgres_types import DIALECT, converted, folded
@@ -56,11 +56,12 @@ def list_rejected(session: Session, plan: LoadPlan, refused: str, *, now: str) -
             f"{where} exists and is no table of rejected rows: it lacks {', '.join(lacking)}.",
             fix="Rename that table, or give this stream another `table`.",
         )
-    session.run(
-        f"INSERT INTO {qualified(where)} ({quoted(REJECTED.names)}) "
-        f"SELECT {now}, {literal(plan.run_id)}, {literal(plan.load_id)}, n.reason, n.row FROM {refused} AS n "
-        f"WHERE NOT EXISTS (SELECT FROM {qualified(where)} AS r WHERE r.{quote(ROW)} = n.row)"
-    )
+    with whole_tables(session):
+        session.run(
+            f"INSERT INTO {qualified(where)} ({quoted(REJECTED.names)}) "
+            f"SELECT {now}, {literal(plan.run_id)}, {literal(plan.load_id)}, n.reason, n.row FROM {refused} AS n "
+            f"WHERE NOT EXISTS (SELECT FROM {qualified(where)} AS r WHERE r.{quote(ROW)} = n.row)"
+        )
 
 
 def columns_at_fault(session: Session, columns: Sequence[str], refused: str) -> list[str]:
