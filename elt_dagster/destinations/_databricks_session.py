@@ -269,7 +269,7 @@ def _clock(runtime: Runtime) -> Any:
         def sleep(self, seconds: float) -> None:
             if seconds > runtime.max_wait_seconds:
                 raise TransientError(
-                    "Databricks is too busy and asks to wait.", fix="It is tried again.", retry_after=float(seconds)
+                    "Databricks is too busy and asks to wait.", fix="It is tried again.", retry_after=float(int(seconds))
                 )
             self.slept += seconds
             runtime.sleep(seconds)

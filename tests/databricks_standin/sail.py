@@ -18,7 +18,9 @@ class Sail:
         catalogs = ", ".join(f'{{name={json.dumps(n)}, type="memory", initial_database=["default"]}}' for n in CATALOGS)
         os.environ["SAIL_CATALOG__LIST"] = f"[{catalogs}]"
         os.environ["SAIL_CATALOG__DEFAULT_CATALOG"] = CATALOGS[0]
-        os.environ["SAIL_EXECUTION__DEFAULT_PARALLELISM"] = "1"  # tests have few rows, and split work costs more than it saves
+        os.environ["SAIL_EXECUTION__DEFAULT_PARALLELISM"] = (
+            "1"  # tests have few rows, and split work costs more than it saves
+        )
         from pysail.flight import FlightSqlServer
 
         self._server = FlightSqlServer()
