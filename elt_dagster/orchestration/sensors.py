@@ -43,7 +43,9 @@ def build_sensor(loaded: Loaded, jobs: Sequence[Any]) -> dg.SensorDefinition:
 
     def evaluate(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         watcher = watcher_of(loaded.store, loaded.workspace)
-        if context.repository_def is not None:
+        if (
+            context.repository_def is not None and context.code_location_origin is not None
+        ):  # not when tried out by hand
             watcher.attend(context.repository_def, context.code_location_origin)
         yield from tick(context.instance, loaded, watcher)
         if watcher.problem:
