@@ -5,7 +5,7 @@ What a stand-in emulates proves nothing about Snowflake; tests that lean on one 
 - Locks. DuckDB lets two transactions run on the same rows until one fails; Snowflake makes the second wait. Here transactions run one after another.
 - Precision. fakesnow keeps microseconds and calls them (9); here they are called (6), which is what we ask for.
 - MERGE. Done by DuckDB's own, for fakesnow's takes plain names and columns only.
-- Comments of columns; `CURRENT_WAREHOUSE`; `SHOW GRANTS ON DATABASE`; COPY into a temporary table.
+- DROP DATABASE; comments of columns; `CURRENT_WAREHOUSE`; `SHOW GRANTS ON DATABASE`; COPY into a temporary table.
 
 ``python -m tests.snowflake_server PORT`` serves until the process that started it is gone.
 """
@@ -21,6 +21,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 LOG_VARIABLE = "ELT_DAGSTER_TEST_SNOWFLAKE_LOG"
@@ -96,6 +97,11 @@ def refusal(text: str, number: int) -> Exception:
     return ProgrammingError(msg=text, errno=number, sqlstate="57014")
 
 
+def _fakesnow(module: str) -> Any:
+    """One of its modules, which we change as it suits us."""
+    return import_module(f"fakesnow.{module}")
+
+
 def patch() -> None:
     """Teach fakesnow what the module's first page says."""
     _patch_catalog()
@@ -105,18 +111,42 @@ def patch() -> None:
     _patch_passes()
 
 
+_DESCRIBE = """
+    SELECT c.column_name AS "name",
+           CASE WHEN starts_with(data_type, 'DECIMAL') THEN replace(data_type, 'DECIMAL', 'NUMBER')
+                WHEN data_type = 'BIGINT' THEN 'NUMBER(38,0)'
+                WHEN data_type = 'VARCHAR' THEN 'VARCHAR(' || coalesce(e.ext_character_maximum_length, 16777216) || ')'
+                WHEN data_type = 'TIMESTAMP WITH TIME ZONE' THEN 'TIMESTAMP_TZ(6)'
+                WHEN data_type = 'TIMESTAMP' THEN 'TIMESTAMP_NTZ(6)'
+                WHEN data_type = 'TIME' THEN 'TIME(6)'
+                WHEN data_type = 'DOUBLE' THEN 'FLOAT'
+                WHEN data_type = 'BLOB' THEN 'BINARY(8388608)'
+                WHEN data_type = 'JSON' THEN 'VARIANT'
+                ELSE data_type END AS "type",
+           'COLUMN' AS "kind", comment AS "comment"
+    FROM duckdb_columns() AS c
+    LEFT JOIN _fs_global._fs_information_schema._fs_columns_ext AS e
+      ON e.ext_table_catalog = c.database_name AND e.ext_table_schema = c.schema_name AND e.ext_table_name = c.table_name
+     AND e.ext_column_name = c.column_name
+    WHERE c.database_name = '${catalog}' AND c.schema_name = '${schema}' AND c.table_name = '${table}'
+    ORDER BY c.column_index
+"""
+
+
 def _patch_catalog() -> None:
     from string import Template
 
-    from fakesnow import info_schema
-    from fakesnow.transforms import show, transforms
+    info_schema, show, transforms = map(_fakesnow, ("info_schema", "transforms.show", "transforms.transforms"))
 
-    text = transforms.SQL_DESCRIBE_TABLE.template.replace("(9)", "(6)")
-    transforms.SQL_DESCRIBE_TABLE = Template(text.replace('NULL::VARCHAR AS "comment"', 'comment AS "comment"'))
-    comments = "(SELECT comment FROM duckdb_tables() AS d WHERE d.database_name = table_catalog AND d.schema_name = table_schema AND d.table_name = tables.table_name)"
-    show.SQL_CREATE_VIEW_SHOW_OBJECTS = show.SQL_CREATE_VIEW_SHOW_OBJECTS.replace(
-        "'' as comment", f"coalesce({comments}, '') as comment"
-    )
+    transforms.SQL_DESCRIBE_TABLE = Template(_DESCRIBE)
+    show.SQL_CREATE_VIEW_SHOW_OBJECTS = """
+        CREATE VIEW IF NOT EXISTS _fs_global._fs_information_schema._fs_show_objects AS
+        SELECT to_timestamp(0)::TIMESTAMPTZ AS created_on, table_name AS name, database_name, schema_name, 'TABLE' AS kind,
+               coalesce(comment, '') AS comment FROM duckdb_tables() WHERE NOT internal AND NOT temporary
+        UNION ALL
+        SELECT to_timestamp(0)::TIMESTAMPTZ, view_name, database_name, schema_name, 'VIEW', coalesce(comment, '')
+        FROM duckdb_views() WHERE NOT internal AND schema_name <> '_fs_information_schema'
+    """
     original = info_schema.insert_table_comment_sql
 
     def insert_table_comment_sql(catalog: str, schema: str, table: str, comment: str | None) -> str:
@@ -135,11 +165,11 @@ def _name(*parts: str) -> str:
 def _patch_statements() -> None:
     """Turns, MERGE, column comments and SHOW GRANTS, all around one statement."""
     import duckdb
-    from fakesnow.cursor import FakeSnowflakeCursor
     from fakesnow.dialect import parse_one
     from sqlglot import exp
 
-    turns, plain = Turns(), FakeSnowflakeCursor.execute
+    cursors = _fakesnow("cursor").FakeSnowflakeCursor
+    turns, plain = Turns(), cursors.execute
     functions = {
         "CURRENT_WAREHOUSE": f"'{WAREHOUSE}'", "CURRENT_ROLE": f"'{ROLE}'", "CURRENT_USER": "'LOADER'",
         "CURRENT_AVAILABLE_ROLES": f"'[\"{ROLE}\"]'",
@@ -152,6 +182,9 @@ def _patch_statements() -> None:
             command = f"SELECT 'CREATE SCHEMA' AS \"privilege\", '{ROLE}' AS \"grantee_name\""
         for function, value in functions.items():
             command = command.replace(f"{function}()", value)
+        if command.startswith("DROP DATABASE"):
+            session._duck_conn.execute(command.replace("DROP", "DETACH", 1))
+            command = "SELECT 'dropped'"
         if word == "BEGIN":
             turns.take(session)
         try:
@@ -161,7 +194,10 @@ def _patch_statements() -> None:
                         return _merge(cursor, command)
                     result = plain(cursor, command, *arguments, **named)
                     break
-                except duckdb.TransactionException:  # a catalog change met another; Snowflake's do not mind each other
+                except (
+                    duckdb.TransactionException,
+                    duckdb.ConstraintException,
+                ):  # a catalog change met another; Snowflake's do not mind each other
                     if session._duck_conn is None or attempt == 49:
                         raise
                     time.sleep(0.02)
@@ -177,7 +213,7 @@ def _patch_statements() -> None:
             if word in ("COMMIT", "ROLLBACK"):
                 turns.give_back(session)
 
-    FakeSnowflakeCursor.execute = execute
+    cursors.execute = execute
 
 
 def _merge(cursor: Any, command: str) -> Any:
@@ -214,8 +250,7 @@ def _keep_comments(cursor: Any, expression: Any, exp: Any) -> None:
 
 
 def _patch_copy() -> None:
-    from fakesnow import copy_into
-    from fakesnow.transforms import stage
+    copy_into, stage = map(_fakesnow, ("copy_into", "transforms.stage"))
 
     def describe(table: Any, connection: Any, database: str | None, schema: str | None) -> list[tuple[str, str]]:
         name = _name(table.db, table.name) if table.db else _name(table.name)
@@ -226,15 +261,19 @@ def _patch_copy() -> None:
 
     def parts_from_var(var: str, current_database: str | None, current_schema: str | None) -> tuple[str, str, str]:
         # the current names are names already, and not to be folded to upper case
-        return parts(var, current_database and f'"{current_database}"', current_schema and f'"{current_schema}"')
+        found: tuple[str, str, str] = parts(
+            var, current_database and f'"{current_database}"', current_schema and f'"{current_schema}"'
+        )
+        return found
 
     stage.parts_from_var = parts_from_var
 
 
 def _patch_functions() -> None:
     import sqlglot
-    from fakesnow import transforms
     from sqlglot import exp
+
+    transforms = _fakesnow("transforms")
 
     plain, instants = transforms.to_timestamp, ("TO_TIMESTAMP_NTZ", "TO_TIMESTAMP_TZ")
 
@@ -245,7 +284,7 @@ def _patch_functions() -> None:
             value, scale = expression.expressions
         else:
             value, scale = None, None
-        if scale is not None:  # fakesnow's own goes through a double
+        if value is not None and scale is not None:  # fakesnow's own goes through a double
             micros = f"({value.sql('duckdb')} // {10 ** (int(scale.this) - 6)})::BIGINT"
             return sqlglot.parse_one(f"make_timestamp({micros})", read="duckdb")
         if isinstance(expression, exp.Cast) and expression.to.this == exp.DataType.Type.TIMESTAMPNTZ:
@@ -258,7 +297,7 @@ def _patch_functions() -> None:
     def set_schema(expression: Any, current_database: str | None) -> Any:
         found = use(expression, current_database)
         if found is not expression and (schema := found.args.get("set_schema")):
-            path = _name(found.args.get("set_database") or current_database, schema).replace("'", "''")
+            path = _name(found.args.get("set_database") or current_database or "", schema).replace("'", "''")
             found.set("expression", exp.Literal.string(f"schema = '{path}'"))
         return found
 
@@ -275,8 +314,7 @@ _PASSES = (
 
 def _patch_passes() -> None:
     """fakesnow walks every statement seventy times, for one peculiarity of Snowflake each; we use these, and the tests have a minute."""
-    from fakesnow import transforms
-    from fakesnow.cursor import FakeSnowflakeCursor
+    transforms, cursors = _fakesnow("transforms"), _fakesnow("cursor").FakeSnowflakeCursor
 
     def transform(cursor: Any, expression: Any, params: Any) -> Any:
         session = cursor._conn
@@ -289,12 +327,11 @@ def _patch_passes() -> None:
             expression = expression.transform(getattr(transforms, name), *more.get(name, ()), copy=False)
         return expression
 
-    FakeSnowflakeCursor._transform = transform
+    cursors._transform = transform
 
 
 def main(port: int) -> None:
     patch()
-    import fakesnow.server
     import uvicorn
 
     if LOG_VARIABLE not in os.environ:
@@ -307,7 +344,7 @@ def main(port: int) -> None:
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True).start()
-    uvicorn.run(fakesnow.server.app, host="127.0.0.1", port=port, log_level="warning")
+    uvicorn.run(_fakesnow("server").app, host="127.0.0.1", port=port, log_level="warning")
 
 
 if __name__ == "__main__":

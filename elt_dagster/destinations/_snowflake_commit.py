@@ -4,8 +4,7 @@ DDL commits implicitly in Snowflake, so a commit has two halves. Before BEGIN: r
 compared there, and the table is made or altered so that a crash afterwards harms nothing (`_snowflake_table`). Then one transaction: rows,
 history, rejected rows, state; COMMIT.
 
-Of two loads that go on from the same state only one can commit. The state is checked twice: at the start, so that a load that has no
-chance does not work in vain, and as the last thing before COMMIT, under a lock (`lock_state`). The lock comes last, although a
+Of two loads that go on from the same state only one can commit: the state is checked as the last thing before COMMIT, under a lock (`lock_state`). The lock comes last, although a
 compare-and-swap could come first, because all states of a schema live in one micro-partition, and Snowflake locks micro-partitions: taken first, it
 would make the loads of a schema wait for each other's merges. Nothing is lost by it: a load that finds its state moved is rolled back with all its rows. And two loads never
 wait for each other in a circle, for each locks its own table first and the states last.
@@ -43,7 +42,6 @@ from elt_dagster.destinations._snowflake_table import (
     Found,
     Table,
     alter,
-    check_rows,
     claim,
     create,
     describe,
@@ -51,7 +49,6 @@ from elt_dagster.destinations._snowflake_table import (
     lock_state,
     needs_rebuild,
     planned_evolution,
-    read_rows,
     rebuild,
     save_state,
 )
@@ -149,12 +146,9 @@ class Commit:
     # --- before the transaction
 
     def _look(self) -> Found:
-        """What is there; the state is read anew in any case, for the sake of those that have no chance any more."""
+        """What is there. What the load knows already it does not ask again: should that be wrong, the end of the commit tells."""
         companions = [history_table(self.plan.table).name] if self.plan.history else []
-        if self.found is None:
-            found = find(self.session, self.plan, companions)
-        else:
-            found = check_rows(self.plan, self.found, read_rows(self.session, self.plan.table.schema))
+        found = self.found or find(self.session, self.plan, companions)
         check_state(self.plan, found.state, first=self.first)
         return found
 
@@ -240,6 +234,9 @@ class Commit:
             return Merged(deleted=removed)
         if plan.mode is LoadMode.APPEND:
             return Merged(inserted=insert(self.session, self.table, self.columns, self.source), deleted=removed)
+        if before.columns is None:  # there is nothing to meet, and nothing to remove; a mark is a value like any other
+            living = "" if plan.deletes is DeleteMode.SOFT else f"NOT s.{quote(GONE)}"
+            return Merged(inserted=insert(self.session, self.table, self.columns, self.source, living))
         merged = merge(self.session, self.table, plan, self.columns)
         return replace(merged, deleted=merged.deleted + removed)
 

@@ -7,13 +7,13 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-from elt_dagster.destinations._snowflake_settings import SnowflakeConfig
+from elt_dagster.destinations._snowflake_settings import APPLICATION, SnowflakeConfig
 from elt_dagster.destinations.sql import quote
 from elt_dagster.errors import AuthError, ConfigError, DestinationError, EltError, TransientError
 
 MISSING_OBJECT = (2003, 2043)
 """There is no such object, or this role may not know of it: Snowflake does not tell which."""
-_NO_WAREHOUSE = (606, 57_014_606)
+_NO_WAREHOUSE = 606
 _DENIED = re.compile(r"Insufficient privileges to operate on (\w[\w ]*?) '([^']+)'")
 _LACKS = re.compile(r"must have been granted one of the following privileges[^:]*: ([A-Z_, ]+)")
 _NAMED = re.compile(r"(?:Object|Database|Schema|Table|View|Stage|Warehouse|Role) '([^'\n]+)'")
@@ -102,27 +102,34 @@ def _sorted(error: Exception, doing: str, config: SnowflakeConfig) -> EltError:
         if code in table:
             what, fix = (words.format(**names) for words in table[code])
             return kind(f"{config.where} refused while {doing}: {what} (error {code:06d}).", fix=fix)
+    return _by_words(text, code, doing, config) or _by_range(error, code, doing, config)
+
+
+def _by_words(text: str, code: int, doing: str, config: SnowflakeConfig) -> EltError | None:
+    """What is about a right, a warehouse or a name, where the server's words tell which."""
     if "Insufficient privileges" in text or code == 3001:
         return _denied(text, doing, config)
-    if code in _NO_WAREHOUSE or "No active warehouse" in text:
+    if code == _NO_WAREHOUSE or "No active warehouse" in text:
         return _no_warehouse(doing, config)
     if code in _QUOTA or "exceeded its quota" in text:
         return DestinationError(
             f"{config.where} stopped while {doing}: the warehouse has used up its quota of credits (error {code:06d}).",
             fix="Raise the quota of its resource monitor, or set another `warehouse`.",
         )
-    if code in MISSING_OBJECT:
-        return _missing(text, doing, config)
+    return _missing(text, doing, config) if code in MISSING_OBJECT else None
+
+
+def _by_range(error: Exception, code: int, doing: str, config: SnowflakeConfig) -> EltError:
     if code in _VALUES:
         return DestinationError(
             f"Snowflake refused while {doing}: a value does not fit its column (error {code:06d}). Nothing was committed.",
             fix="Set schema_drift to evolve, or exclude the column.",
         )
-    if code >= 250_000 or code == 0:
+    if code >= 250_000 or code <= 0:
         return _about_the_network(code, doing, config)
     return DestinationError(
         f"Snowflake refused while {doing} (error {code:06d}, SQLSTATE {getattr(error, 'sqlstate', None) or 'unknown'}). Nothing was committed.",
-        fix=f"Look the statement up by its query tag {config.session_parameters['QUERY_TAG']!r} in QUERY_HISTORY.",
+        fix=f"Look the statement up by its query tag {APPLICATION!r} in QUERY_HISTORY.",
     )
 
 

@@ -21,13 +21,15 @@ def port() -> Iterator[int]:
 
 
 @pytest.fixture
-def config(port: int) -> dict[str, Any]:
+def config(port: int) -> Iterator[dict[str, Any]]:
     """Settings of a database that no other test uses."""
-    return {
+    settings: dict[str, Any] = {
         "account": "standin", "user": "loader", "password": "SECRET", "warehouse": snowflake_server.WAREHOUSE,
         "database": f"db_{uuid.uuid4().hex[:8]}", "host": "127.0.0.1", "port": port, "protocol": "http",
         "login_timeout_seconds": 10, "network_timeout_seconds": 5,
     }  # fmt: skip
+    yield settings
+    execute({**settings, "database": "home"}, f"DROP DATABASE IF EXISTS {settings['database']}")
 
 
 def execute(config: Mapping[str, Any], statement: str) -> None:
