@@ -61,7 +61,13 @@ def _about_connection(chain: list[BaseException], doing: str, destination: str) 
     where, kind = f"dlt's destination {destination}", _driver_error(chain)
     if any(word in str(link).lower() for link in chain for word in _REFUSED):
         return AuthError(f"{where} refused while {doing} ({kind}).", fix="Check the credentials and their permissions.")
-    if _first(chain, DestinationConnectionError):
+    raw = _last_of_dlt(chain) is None and kind in (
+        "OperationalError",
+        "InterfaceError",
+        "ConnectionError",
+        "TimeoutError",
+    )
+    if raw or _first(chain, DestinationConnectionError):
         fix = "Check `credentials`, and that the warehouse runs and nobody else holds it."
         return TransientError(f"{where} cannot be reached while {doing} ({kind}).", fix=fix)
     if isinstance(_last_of_dlt(chain), DestinationTransientException):

@@ -64,7 +64,8 @@ def _enter(folder: Path) -> None:
         if _occupied.users > 1:
             return
         container = Container()
-        _occupied.before = container.get(PluggableRunContext)
+        if PluggableRunContext in container:  # asking for it would make one
+            _occupied.before = container[PluggableRunContext]
         container[PluggableRunContext] = PluggableRunContext(_run_context(folder))
         logger.LOGGER = _silent()
         warnings.filterwarnings("ignore", "Arrow output on a DB-API result")  # of DuckDB about dlt, at every read

@@ -7,7 +7,6 @@ nothing in every warehouse, which an UPDATE of one table and an INSERT into anot
 import base64
 import contextlib
 import json
-import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from elt_dagster.destinations._dlt_runtime import library
 from elt_dagster.destinations._dlt_types import canonical_type, dlt_column, schema_name
 from elt_dagster.destinations.base import DELETED_AT, HISTORY_LENGTH, STATE_TABLE, State, TableRef
 from elt_dagster.destinations.state import COLUMNS, from_row
-from elt_dagster.errors import ConfigError
 
 _COLUMNS = f"{COLUMNS}, position"
 _NAMES = _COLUMNS.split(", ")
@@ -209,21 +207,8 @@ def _values(state: State) -> list[Any]:
 def open_session(make_factory: Callable[[], Any], schema: str, *, destination: str, doing: str) -> Iterator[Session]:
     """Connect with dlt's own client. Raises ConfigError, AuthError, TransientError or DestinationError, and none of dlt's."""
     with explaining(doing, destination):
-        from dlt.destinations.job_client_impl import SqlJobClientBase
-
         factory = make_factory()
-        if not hasattr(factory.spec, "_bind_dataset_name"):
-            raise _not_sql(destination)
         config = factory.spec()._bind_dataset_name(schema)  # as dlt's own pipeline does
         client = factory.client(library().Schema("elt"), config)
-        if not isinstance(client, SqlJobClientBase) or re.search("filesystem|lance", type(client).__module__):
-            raise _not_sql(destination)
         with client:
             yield Session(client, destination)
-
-
-def _not_sql(destination: str) -> ConfigError:
-    return ConfigError(
-        f"dlt's destination {destination} has no tables that can be written with SQL, so a checkpoint has no place there.",
-        fix="Choose a SQL warehouse, such as bigquery, redshift, clickhouse, mssql, athena or sqlalchemy.",
-    )

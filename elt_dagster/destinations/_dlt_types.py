@@ -15,6 +15,7 @@ from elt_dagster.errors import ConfigError
 from elt_dagster.model.types import JSON, TIMESTAMP, TIMESTAMP_UTC, description_of, parse_type, type_name
 
 HINT = "x-elt-type"
+_UNSAFE = "%:?;\\\n"  # parameters to some driver, or where dlt cuts its SQL into statements
 _WIDER: dict[pa.DataType, pa.DataType] = {
     pa.uint8(): pa.int16(),
     pa.uint16(): pa.int32(),
@@ -96,7 +97,7 @@ def check_names(plan: LoadPlan, columns: pa.Schema, normalized: Callable[[str], 
         ("table", plan.table.name),
         *(("column", n) for n in columns.names),
     ):
-        if normalized(name) != name or set(name) & set("%:?\\"):
+        if normalized(name) != name or set(name) & set(_UNSAFE):
             raise ConfigError(
                 f"{plan.table}: dlt cannot keep the name of the {what} {name!r} as it is.",
                 fix=f"Give the {what} another name: lower-case letters, digits and underscores, not too long for the warehouse.",

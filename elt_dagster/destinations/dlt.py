@@ -10,6 +10,9 @@ What dlt cannot do is refused before the source is asked: history tables, delete
 it was made with, also in a full refresh, and its columns are never removed. A merge rewrites rows that did not change, so they count as updated; dlt counts
 nothing itself, so inserts and deletes of one merge are the difference in the table's size.
 
+Where the warehouse has transactions, a merge or replace is one; where it has none (BigQuery, ClickHouse, Athena), one that fails half-way may have
+removed rows already, which the next attempt brings again.
+
 Rows that the source deleted are removed through dlt's `hard_delete`; for that the table has a column `_elt_deleted_at`, always NULL, once there was one. dlt's own
 tables (`_dlt_loads`, `_dlt_version`) and a schema `<schema>_staging` appear in the warehouse. Nothing is sent to dlt's maker, nothing is written to the
 home directory, and no file or environment variable is read for settings.
@@ -26,6 +29,7 @@ import pyarrow as pa
 from pydantic import Field, SecretStr
 
 from elt_dagster.destinations._dlt_errors import explaining
+from elt_dagster.destinations._dlt_factory import build
 from elt_dagster.destinations._dlt_load import AT_LEAST_ONCE, DltLoad, exactly, formats, planned
 from elt_dagster.destinations._dlt_rows import canonical, open_duckdb
 from elt_dagster.destinations._dlt_runtime import ours
@@ -60,8 +64,8 @@ class DltConfig(Config):
     """What dlt's page on the destination lists as credentials: fields, or one connection string."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of dlt's destination, such as `location` of BigQuery or `engine_args` of sqlalchemy."""
-    loader_file_format: Literal["parquet", "csv", "jsonl", "insert_values", "typed-jsonl"] | None = None
-    """How rows travel; by default Parquet where the destination takes it, else what dlt prefers there."""
+    loader_file_format: Literal["parquet", "jsonl", "insert_values", "typed-jsonl"] | None = None
+    """How rows travel; by default Parquet where the destination takes it, else what dlt prefers there. (Not CSV: in it an empty text and none at all are the same.)"""
     merge_strategy: Literal["delete-insert", "upsert"] = "delete-insert"
     """How dlt merges; `upsert` is one MERGE statement, where the destination has it."""
     replace_strategy: Literal["insert-from-staging", "staging-optimized"] = "insert-from-staging"
@@ -189,16 +193,9 @@ class Dlt(Destination[DltConfig]):
             yield session
 
     def _factory(self) -> Any:
-        from dlt.common.destination.reference import Destination as Reference
-
         config = self.config
         with explaining("reading its settings", config.destination):
-            return Reference.from_reference(
-                config.destination,
-                credentials=_opened(config.credentials),
-                replace_strategy=config.replace_strategy,
-                **config.options,
-            )
+            return build(config.destination, config.credentials, config.replace_strategy, config.options)
 
     def _fetched(self, tables: Iterator[pa.Table], schema: pa.Schema) -> pa.RecordBatchReader:
         spool = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the reader is done with it
@@ -219,13 +216,6 @@ class Dlt(Destination[DltConfig]):
 
 
 destination = Dlt
-
-
-def _opened(credentials: SecretStr | dict[str, SecretStr | int | bool] | None) -> Any:
-    """Credentials as dlt wants them: the only place where they are open."""
-    if isinstance(credentials, SecretStr) or credentials is None:
-        return credentials.get_secret_value() if credentials else None
-    return {k: v.get_secret_value() if isinstance(v, SecretStr) else v for k, v in credentials.items()}
 
 
 def _from_spool(spool: Any) -> Iterator[pa.RecordBatch]:
