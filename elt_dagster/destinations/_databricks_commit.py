@@ -6,8 +6,8 @@ https://docs.databricks.com/aws/en/transactions
 
 from dataclasses import replace
 
-from elt_dagster.destinations._databricks_errors import StatementFailed, explained
-from elt_dagster.destinations._databricks_rows import Names, Work, data_statements
+from elt_dagster.destinations._databricks_errors import StatementFailedError, explained
+from elt_dagster.destinations._databricks_rows import data_statements
 from elt_dagster.destinations._databricks_session import Session
 from elt_dagster.destinations._databricks_sql import text
 from elt_dagster.destinations._databricks_state import (
@@ -19,6 +19,7 @@ from elt_dagster.destinations._databricks_state import (
     retract_claim_statement,
     state_table,
 )
+from elt_dagster.destinations._databricks_work import Names, Work
 from elt_dagster.destinations.base import LoadPlan, State
 from elt_dagster.errors import TransientError
 
@@ -37,12 +38,12 @@ _UNSURE = {
 """Error codes after which a statement may have been carried out all the same."""
 
 
-class StateMoved(Exception):
+class StateMovedError(Exception):
     """The binding's state is no longer the one the commit was made for; nothing was committed."""
 
 
 def commit_in_transaction(session: Session, work: Work, state: State, position: int) -> None:
-    """Carry out ``work`` and add ``state`` after ``position``, all or nothing. Raises StateMoved, or StatementFailed."""
+    """Carry out ``work`` and add ``state`` after ``position``, all or nothing. Raises StateMovedError, or StatementFailedError."""
     table = state_table(session.config.catalog, work.schema)
     binding = text(state.binding_id)
     newest = f"(SELECT coalesce(max(position), 0) FROM {table} WHERE binding_id = {binding})"
@@ -55,15 +56,15 @@ def commit_in_transaction(session: Session, work: Work, state: State, position: 
     ]
     try:
         session.run("BEGIN ATOMIC\n" + ";\n".join(statements) + ";\nEND")
-    except StatementFailed as error:
+    except StatementFailedError as error:
         if _MOVED in error.message:
-            raise StateMoved from None
+            raise StateMovedError from None
         raise
     _prune(session, table, state, position + 1)
 
 
 def commit_by_claim(session: Session, work: Work, state: State, position: int) -> None:
-    """Claim the state, carry out ``work``, and end the claim. Raises StateMoved, or StatementFailed when nothing was done.
+    """Claim the state, carry out ``work``, and end the claim. Raises StateMovedError, or StatementFailedError when nothing was done.
 
     Raises TransientError when it stopped half way: then the claim stays, and the next `settle` finishes it.
     """
@@ -71,11 +72,11 @@ def commit_by_claim(session: Session, work: Work, state: State, position: int) -
     row = Row(state, position + 1, work.to_json())
     session.run(add_statement(table, [(state, position)], row.pending))
     if not session.number(is_mine(table, state, row.position)):
-        raise StateMoved
+        raise StateMovedError
     first, *rest = data_statements(session.config.catalog, work)
     try:
         session.run(first)
-    except StatementFailed as error:
+    except StatementFailedError as error:
         if error.condition in _UNSURE:
             raise unfinished(state) from None
         session.run(retract_claim_statement(table, row))
@@ -92,8 +93,7 @@ def settle(session: Session, row: Row, plan: LoadPlan, now: float) -> None:
             fix="It is tried again; a commit that was interrupted is finished then.",
             retry_after=max(1.0, CLAIM_SECONDS - age),
         )
-    assert row.pending is not None
-    work = Work.from_json(row.pending)
+    work = Work.from_json(row.pending or "")
     # names come from the row's own columns, so that what is written into it cannot make us touch another binding's table
     work = replace(work, schema=row.state.table.schema, table=row.state.table.name, load_id=row.state.load_id)
     session.runtime.log.warning("%s: finishing a commit that run %s left behind.", row.state.table, row.state.run_id)
@@ -122,7 +122,7 @@ def _finish(session: Session, table: str, row: Row, statements: list[str]) -> No
         for statement in statements:
             session.run(statement)
         session.run(end_claim_statement(table, row))
-    except StatementFailed as error:
+    except StatementFailedError as error:
         if error.is_conflict or error.condition in _UNSURE:
             raise unfinished(row.state) from None
         raise explained(error, f"finishing the commit of {row.state.table}", session.config) from None

@@ -7,6 +7,7 @@ https://docs.databricks.com/aws/en/error-messages/error-classes
 import contextlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from elt_dagster.destinations._databricks_settings import DatabricksConfig
 from elt_dagster.errors import AuthError, ConfigError, DestinationError, EltError, NotFoundError, TransientError
@@ -30,7 +31,7 @@ _NAMES_ONLY = re.compile(
 )
 
 
-class StatementFailed(Exception):
+class StatementFailedError(Exception):
     """A statement that the warehouse refused. ``condition`` is its error condition, else the API's code; the message may hold values."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -73,12 +74,12 @@ def explained(error: Exception, doing: str, config: DatabricksConfig) -> Excepti
     """``error`` as one of ours; what is a bug of ours stays as it is. ``doing`` completes "Databricks refused while ..."."""
     if isinstance(error, EltError):
         return error
-    if isinstance(error, StatementFailed):
+    if isinstance(error, StatementFailedError):
         return _of_statement(error, doing, config)
     return _of_client(error, doing, config)
 
 
-def _of_statement(error: StatementFailed, doing: str, config: DatabricksConfig) -> EltError:
+def _of_statement(error: StatementFailedError, doing: str, config: DatabricksConfig) -> EltError:
     condition = error.condition
     if condition.startswith(_DENIED):
         return AuthError(f"Databricks refused while {doing}: {_shown(error)}.", fix=_grant(error.message, config))
@@ -114,34 +115,39 @@ def _of_client(error: Exception, doing: str, config: DatabricksConfig) -> Except
     cause = error.__cause__ if isinstance(error, TimeoutError | RuntimeError) and error.__cause__ else error
     if isinstance(cause, errors.Unauthenticated) or (isinstance(cause, ValueError) and _is_about_signing_in(cause)):
         return AuthError(f"The credentials were refused by {where}.", fix="Correct them, or sign in again.")
-    if isinstance(cause, errors.PermissionDenied):
+    if isinstance(cause, errors.base.DatabricksError):
+        return _of_api(cause, where, config)
+    if isinstance(cause, requests.RequestException | TimeoutError | ConnectionError):
+        return TransientError(f"{where} could not be reached.", fix="Check `host` and the network; it is tried again.")
+    return error
+
+
+def _of_api(error: Any, where: str, config: DatabricksConfig) -> EltError:
+    from databricks.sdk import errors
+
+    if isinstance(error, errors.PermissionDenied):
         return AuthError(
             f"These credentials may not do this at {where}.",
             fix=f"Grant CAN USE on the SQL warehouse {config.warehouse_id}, and READ VOLUME and WRITE VOLUME on the staging volume.",
         )
-    if isinstance(cause, errors.NotFound):
+    if isinstance(error, errors.NotFound):
         return ConfigError(
             f"Something is not there at {where}: the SQL warehouse {config.warehouse_id}, or the staging volume.",
             fix="Correct `warehouse_id` and `staging_volume`.",
         )
-    if isinstance(
-        cause, errors.TooManyRequests | errors.TemporarilyUnavailable | errors.DeadlineExceeded | errors.InternalError
-    ):
-        wait = getattr(cause, "retry_after_secs", None)
+    busy = errors.TooManyRequests, errors.TemporarilyUnavailable, errors.DeadlineExceeded, errors.InternalError
+    if isinstance(error, busy):
+        wait = getattr(error, "retry_after_secs", None)
         return TransientError(f"{where} answered that it is too busy.", fix="It is tried again.", retry_after=wait)
-    if isinstance(cause, errors.DatabricksError):
-        code = getattr(cause, "error_code", None) or type(cause).__name__
-        return DestinationError(f"{where} answered {code}.", fix="Check `host`, `warehouse_id` and `catalog`.")
-    if isinstance(cause, requests.RequestException | TimeoutError | ConnectionError):
-        return TransientError(f"{where} could not be reached.", fix="Check `host` and the network; it is tried again.")
-    return error
+    code = getattr(error, "error_code", None) or type(error).__name__
+    return DestinationError(f"{where} answered {code}.", fix="Check `host`, `warehouse_id` and `catalog`.")
 
 
 def _is_about_signing_in(error: ValueError) -> bool:
     return any(word in str(error) for word in ("auth", "token", "credential", "OAuth", "oauth", "invalid_"))
 
 
-def _shown(error: StatementFailed) -> str:
+def _shown(error: StatementFailedError) -> str:
     return _CONDITION.sub("", error.message).strip().rstrip(".")[:300] + f" ({error.condition})"
 
 

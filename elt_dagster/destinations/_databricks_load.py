@@ -10,14 +10,13 @@ import pyarrow as pa
 
 from elt_dagster.destinations import _databricks_rows as rows
 from elt_dagster.destinations._databricks_commit import (
-    StateMoved,
+    StateMovedError,
     commit_by_claim,
     commit_in_transaction,
     drop_staged,
     settle,
 )
-from elt_dagster.destinations._databricks_errors import StatementFailed, explaining
-from elt_dagster.destinations._databricks_rows import Names, Work
+from elt_dagster.destinations._databricks_errors import StatementFailedError, explaining
 from elt_dagster.destinations._databricks_session import Session
 from elt_dagster.destinations._databricks_settings import JsonColumns, Transactions
 from elt_dagster.destinations._databricks_sql import check_names, folded, instant, quote
@@ -37,6 +36,7 @@ from elt_dagster.destinations._databricks_table import (
     wanted_properties,
 )
 from elt_dagster.destinations._databricks_types import representable_schema
+from elt_dagster.destinations._databricks_work import Names, Work
 from elt_dagster.destinations.base import DELETED_AT, Committed, Load, LoadPlan, TableRef
 from elt_dagster.destinations.drift import Evolution
 from elt_dagster.destinations.history import VALIDITY, history_columns, history_table, is_complete_comparison
@@ -77,7 +77,7 @@ class DatabricksLoad(Load):
             shapes, was_idempotent = self._staging.shapes(), self._session.is_idempotent
             try:
                 committed = self._commit(shapes, checkpoint)
-            except StatementFailed as error:
+            except StatementFailedError as error:
                 if was_idempotent or not _falls_back(self._session, error):
                     raise
                 committed = self._commit(shapes, checkpoint)
@@ -101,7 +101,7 @@ class DatabricksLoad(Load):
             self._is_unfinished = commit.is_claimed
 
 
-def _falls_back(session: Session, error: StatementFailed) -> bool:
+def _falls_back(session: Session, error: StatementFailedError) -> bool:
     if not error.is_about_transactions or session.config.transactions is not Transactions.AUTO:
         return False
     if session.is_idempotent:  # another load of this destination was first to find out
@@ -150,15 +150,17 @@ class _Commit:
         staged, rejected = self._make_ready(evolution)
         state = next_state(plan, before.state, checkpoint, session.runtime.now())
         try:
-            committed = self._bring(before, evolution, instant(state.committed_at), staged, rejected, versions)
+            committed = self._bring(
+                before, evolution, instant(state.committed_at), fitting=staged, rejected=rejected, versions=versions
+            )
             position = position_of(before.rows, plan.binding_id)
             self.is_claimed = session.is_idempotent or self.work.rebuild is not None
             (commit_by_claim if self.is_claimed else commit_in_transaction)(session, self.work, state, position)
-        except (StatementFailed, StateMoved) as error:
+        except (StatementFailedError, StateMovedError) as error:
             self.is_claimed = False
             for table in self.made:
                 drop(session, table)
-            if isinstance(error, StateMoved):
+            if isinstance(error, StateMovedError):
                 raise self._moved(first=first) from None
             raise
         self.is_claimed = False
@@ -211,7 +213,7 @@ class _Commit:
     # --- tables
 
     def _bring(
-        self, before: Found, evolution: Evolution, at: str, fitting: int, rejected: int, versions: tuple[Described | None, pa.Schema] | None
+        self, before: Found, evolution: Evolution, at: str, *, fitting: int, rejected: int, versions: tuple[Described | None, pa.Schema] | None
     ) -> Committed:  # fmt: skip
         """Bring tables to their columns, decide the work, and count what it will do."""
         plan, session, columns = self.plan, self.session, evolution.columns
@@ -338,11 +340,11 @@ class _Commit:
 
 
 def make_state_table(session: Session, schema: str) -> None:
-    """Make the schema's state table, and the schema where it is missing. Raises StatementFailed."""
+    """Make the schema's state table, and the schema where it is missing. Raises StatementFailedError."""
     statement = create_statement(session.config.catalog, schema, transactional=not session.is_idempotent)
     try:
         session.run(statement)
-    except StatementFailed as error:
+    except StatementFailedError as error:
         if not error.is_missing:
             raise
         session.run(f"CREATE SCHEMA IF NOT EXISTS {quote(session.config.catalog)}.{quote(schema)}")

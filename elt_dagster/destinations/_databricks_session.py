@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pyarrow as pa
 
-from elt_dagster.destinations._databricks_errors import StatementFailed
+from elt_dagster.destinations._databricks_errors import StatementFailedError
 from elt_dagster.destinations._databricks_settings import DatabricksConfig
 from elt_dagster.errors import ConfigError, DestinationError, TransientError
 from elt_dagster.sdk.connector import Runtime
@@ -50,7 +50,7 @@ class Session:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, sql: str) -> None:
-        """Execute a statement whose rows nobody needs. Raises StatementFailed when it is refused."""
+        """Execute a statement whose rows nobody needs. Raises StatementFailedError when it is refused."""
         self._finished(sql, (), external=False)
 
     def rows(self, sql: str) -> list[list[Any]]:
@@ -216,7 +216,7 @@ def _succeeded(response: Any) -> Any:
         return response
     if status.error is not None:
         code = status.error.error_code.value if status.error.error_code else "UNKNOWN"
-        raise StatementFailed(code, status.error.message or "")
+        raise StatementFailedError(code, status.error.message or "")
     raise TransientError(
         "A statement was cancelled in the SQL warehouse, by a person or by its limits.", fix="It is tried again."
     )
@@ -249,9 +249,8 @@ def _refreshing(config: DatabricksConfig) -> Any:
     """A person's access, kept alive with the refresh token."""
     from databricks.sdk.oauth import SessionCredentials, Token
 
-    assert config.refresh_token is not None
-    long_ago = datetime.now() - timedelta(days=1)
-    stale = Token("", "Bearer", config.refresh_token.get_secret_value(), long_ago)
+    secret = config.refresh_token.get_secret_value() if config.refresh_token is not None else ""
+    stale = Token("", "Bearer", secret, datetime.now() - timedelta(days=1))
     return SessionCredentials(stale, f"{config.host}/oidc/v1/token", config.client_id or _CLI_CLIENT)
 
 
@@ -269,7 +268,9 @@ def _clock(runtime: Runtime) -> Any:
         def sleep(self, seconds: float) -> None:
             if seconds > runtime.max_wait_seconds:
                 raise TransientError(
-                    "Databricks is too busy and asks to wait.", fix="It is tried again.", retry_after=float(int(seconds))
+                    "Databricks is too busy and asks to wait.",
+                    fix="It is tried again.",
+                    retry_after=float(int(seconds)),
                 )
             self.slept += seconds
             runtime.sleep(seconds)

@@ -5,7 +5,7 @@ https://docs.databricks.com/aws/en/sql/language-manual/sql-ref-identifiers
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 
 from elt_dagster.destinations.base import LoadPlan, TableRef
 from elt_dagster.errors import DestinationError
@@ -38,10 +38,12 @@ def instant(moment: datetime) -> str:
     return f"TIMESTAMP'{moment.astimezone(UTC).isoformat(sep=' ', timespec='microseconds')}'"
 
 
-def moment(value: datetime, *, kind: str) -> str:
-    """``value`` as a literal that compares exactly with a column of the canonical type called ``kind``."""
+def moment(value: date, *, kind: str) -> str:
+    """``value`` as a literal that compares exactly with a column of the canonical type called ``kind``; a date is its first instant."""
     if kind == "date":
-        return f"DATE'{value.date().isoformat()}'"
+        return f"DATE'{(value.date() if isinstance(value, datetime) else value).isoformat()}'"
+    if not isinstance(value, datetime):
+        value = datetime.combine(value, time())
     if kind == "timestamp":
         naive = value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
         return f"TIMESTAMP_NTZ'{naive.isoformat(sep=' ', timespec='microseconds')}'"

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from elt_dagster.destinations._databricks_errors import StatementFailed
+from elt_dagster.destinations._databricks_errors import StatementFailedError
 from elt_dagster.destinations._databricks_session import Session
 from elt_dagster.destinations._databricks_sql import qualified, quote
 from elt_dagster.destinations._databricks_types import INTERVAL, representable, stored_type
@@ -70,10 +70,11 @@ class Volume:
 
     def make(self, session: Session) -> None:
         """Make the volume, and its schema where that is missing."""
-        assert self.create is not None
+        if self.create is None:
+            return
         try:
             session.run(self.create)
-        except StatementFailed as error:
+        except StatementFailedError as error:
             if not error.is_missing:
                 raise
             session.run(f"CREATE SCHEMA IF NOT EXISTS {quote(session.config.catalog)}.{quote(self.schema)}")

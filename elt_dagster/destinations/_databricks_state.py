@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from elt_dagster.destinations._databricks_errors import StatementFailed
+from elt_dagster.destinations._databricks_errors import StatementFailedError
 from elt_dagster.destinations._databricks_session import Session
 from elt_dagster.destinations._databricks_sql import instant, properties, qualified, text
 from elt_dagster.destinations.base import HISTORY_LENGTH, STATE_TABLE, State, TableRef
@@ -147,7 +147,7 @@ def _claim(row: Row) -> str:
 def _rows(session: Session, schema: str, sql: str) -> list[Row] | None:
     try:
         found = session.rows(sql)
-    except StatementFailed as error:
+    except StatementFailedError as error:
         if error.is_missing:
             return None
         raise

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from elt_dagster.destinations._databricks_errors import StatementFailed
+from elt_dagster.destinations._databricks_errors import StatementFailedError
 from elt_dagster.destinations._databricks_session import Session
 from elt_dagster.destinations._databricks_settings import JsonColumns
 from elt_dagster.destinations._databricks_sql import folded, needs_column_mapping, properties, qualified, quote, text
@@ -73,7 +73,7 @@ def describe(session: Session, table: TableRef) -> Described | None:
     """
     try:
         ((found,),) = session.rows(f"DESCRIBE TABLE EXTENDED {qualified(session.config.catalog, table)} AS JSON")
-    except StatementFailed as error:
+    except StatementFailedError as error:
         if error.is_missing:
             return None
         raise
@@ -211,7 +211,7 @@ def table_names(session: Session, schema: str) -> list[str]:
     """The names of the tables and views in a schema, for a message."""
     try:
         return [str(row[1]) for row in session.rows(f"SHOW TABLES IN {quote(session.config.catalog)}.{quote(schema)}")]
-    except StatementFailed:
+    except StatementFailedError:
         return []
 
 

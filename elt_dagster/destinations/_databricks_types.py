@@ -146,7 +146,8 @@ def widens_in_place(kind: pa.DataType, to: pa.DataType) -> bool:
     if kind in _INTEGERS:
         if t.is_decimal(to):
             return int(to.precision - to.scale) >= _INTEGERS[kind]
-        return (t.is_integer(to) and to.bit_width > kind.bit_width) or (to == pa.float64() and kind != pa.int64())
+        is_wider = t.is_integer(to) and to.bit_width > kind.bit_width
+        return bool(is_wider or (to == pa.float64() and kind != pa.int64()))
     if t.is_decimal(kind) and t.is_decimal(to):
         return bool(to.scale >= kind.scale and to.precision - to.scale >= kind.precision - kind.scale)
     return bool(kind == pa.float32() and to == pa.float64()) or bool(t.is_date(kind) and to == TIMESTAMP)

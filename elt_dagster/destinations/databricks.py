@@ -20,14 +20,14 @@ just before the commit. What dead processes left in the staging volume is remove
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 
 from elt_dagster.destinations._databricks_commit import settle
-from elt_dagster.destinations._databricks_errors import StatementFailed, explaining
+from elt_dagster.destinations._databricks_errors import StatementFailedError, explaining
 from elt_dagster.destinations._databricks_load import DatabricksLoad
 from elt_dagster.destinations._databricks_session import Parameter, Session
 from elt_dagster.destinations._databricks_settings import DatabricksConfig, Transactions
@@ -142,7 +142,7 @@ class Databricks(Destination[DatabricksConfig]):
         with explaining(f"counting {table}", self.config):
             try:
                 return self._session.number(f"SELECT count(*) FROM {qualified(self.config.catalog, table)}")
-            except StatementFailed as error:
+            except StatementFailedError as error:
                 if error.is_missing:
                     raise self._no_table(table) from None
                 raise
@@ -192,6 +192,7 @@ class Databricks(Destination[DatabricksConfig]):
 
 
 destination = Databricks
+_KINDS: dict[type, str] = {bool: "BOOLEAN", date: "DATE", float: "DOUBLE"}
 
 
 def _known(found: Described, names: Mapping[str, str], name: str) -> str:
@@ -218,18 +219,15 @@ def _parameter(name: str, bound: Any, column: pa.DataType) -> Parameter:
     """A bound as a parameter; a naive time in a column with a zone is UTC, and the other way around."""
     if isinstance(bound, datetime):
         if pa.types.is_timestamp(column) and column.tz:
-            return Parameter(name, bound.isoformat() if bound.tzinfo else f"{bound.isoformat()}+00:00", "TIMESTAMP")
+            return Parameter(name, (bound if bound.tzinfo else bound.replace(tzinfo=UTC)).isoformat(), "TIMESTAMP")
         return Parameter(name, bound.replace(tzinfo=None).isoformat(), "TIMESTAMP_NTZ")
-    if isinstance(bound, date):
-        return Parameter(name, bound.isoformat(), "DATE")
-    if isinstance(bound, bool):
-        return Parameter(name, str(bound).lower(), "BOOLEAN")
+    for python, kind in _KINDS.items():
+        if isinstance(bound, python):
+            return Parameter(name, str(bound).lower() if python is bool else str(bound), kind)
     if isinstance(bound, int):
         return Parameter(name, str(bound), "BIGINT" if abs(bound) < 2**63 else "DECIMAL(38,0)")
     if isinstance(bound, Decimal):
         return Parameter(name, f"{bound:f}", f"DECIMAL(38,{max(0, -int(bound.as_tuple().exponent))})")
-    if isinstance(bound, float):
-        return Parameter(name, repr(bound), "DOUBLE")
     return Parameter(name, str(bound), "STRING")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from elt_dagster.destinations.databricks import Databricks
 from elt_dagster.testing._destination_bench import NASTY
-from elt_dagster.testing.destination import Bench, Capabilities, DestinationContract, batch_of
+from elt_dagster.testing.destination import Capabilities, DestinationContract
 from tests.databricks_standin import Workspace, running
 
 _WIDER = "Databricks has no such type; the column is the next wider one, and the values are the same"
@@ -66,5 +66,7 @@ class TestDatabricks(OnTheStandIn):
     settings = {"transactions": "auto"}
 
 
+@pytest.mark.slow
 class TestDatabricksWithoutTransactions(OnTheStandIn):
+    variant = "without transactions"
     settings = {"catalog": "legacy"}

@@ -26,7 +26,7 @@ _WIDER = {"TINYINT": 1, "SMALLINT": 2, "INT": 3, "BIGINT": 4}
 Key = tuple[str, str, str]
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """A statement failed, in the vendor's words."""
 
 
@@ -51,13 +51,13 @@ class Engine:
         self.lock = threading.RLock()
 
     def execute(self, sql: str, *, guest: bool = False) -> pa.Table:
-        """The result of ``sql``. Raises Refusal."""
+        """The result of ``sql``. Raises RefusalError."""
         with self.lock:
             return self._execute(sql.strip().rstrip(";"), guest)
 
     def _execute(self, sql: str, guest: bool = False) -> pa.Table:
         if guest and not re.match(r"SELECT|SHOW|DESCRIBE", sql):
-            raise Refusal(_denial(sql))
+            raise RefusalError(_denial(sql))
         self._check_names(sql)
         emulated: list[tuple[str, Callable[..., Any]]] = [
             (r"BEGIN ATOMIC\s(.*)END$", self._atomic),
@@ -86,7 +86,7 @@ class Engine:
         try:
             return self.sail(sql)
         except pa.ArrowException as error:
-            raise Refusal(_translated(str(error))) from None
+            raise RefusalError(_translated(str(error))) from None
 
     def _parquet(self, found: re.Match[str]) -> str:
         folder = self.path(_unquoted(found[1]))
@@ -108,15 +108,15 @@ class Engine:
     def _check_names(self, sql: str) -> None:
         for catalog, schema, _ in _THREE.findall(re.sub(LITERAL, "''", sql)):
             if _plain(catalog) not in CATALOGS:
-                raise Refusal(f"[NO_SUCH_CATALOG_EXCEPTION] Catalog '{_plain(catalog)}' was not found.")
+                raise RefusalError(f"[NO_SUCH_CATALOG_EXCEPTION] Catalog '{_plain(catalog)}' was not found.")
             if (_plain(catalog), _plain(schema).lower()) not in self.schemas:
-                raise Refusal(f"[SCHEMA_NOT_FOUND] The schema {catalog}.{schema} cannot be found.")
+                raise RefusalError(f"[SCHEMA_NOT_FOUND] The schema {catalog}.{schema} cannot be found.")
 
     def _create_schema(self, name: str) -> None:
         parts = [_plain(part) for part in re.findall(IDENT, name)]
         catalog, schema = parts if len(parts) == 2 else (CATALOGS[0], parts[0])
         if catalog not in CATALOGS:
-            raise Refusal(f"[NO_SUCH_CATALOG_EXCEPTION] Catalog '{catalog}' was not found.")
+            raise RefusalError(f"[NO_SUCH_CATALOG_EXCEPTION] Catalog '{catalog}' was not found.")
         _check_object(schema)
         self.schemas.add((catalog, schema.lower()))
         self._native(f"CREATE SCHEMA IF NOT EXISTS {_quoted(catalog)}.{_quoted(schema)}")
@@ -130,7 +130,7 @@ class Engine:
 
     def _show_schemas(self, name: str) -> pa.Table:
         if _plain(name) not in CATALOGS:
-            raise Refusal(f"[NO_SUCH_CATALOG_EXCEPTION] Catalog '{_plain(name)}' was not found.")
+            raise RefusalError(f"[NO_SUCH_CATALOG_EXCEPTION] Catalog '{_plain(name)}' was not found.")
         return pa.table({"databaseName": sorted(s for c, s in self.schemas if c == _plain(name))})
 
     def _create_table(self, replace: str | None, if_missing: str | None, name: str, rest: str) -> Any:
@@ -139,16 +139,16 @@ class Engine:
         if key in self.tables and not replace:
             if if_missing:
                 return None
-            raise Refusal(f"[TABLE_OR_VIEW_ALREADY_EXISTS] Cannot create {name} because it already exists.")
+            raise RefusalError(f"[TABLE_OR_VIEW_ALREADY_EXISTS] Cannot create {name} because it already exists.")
         columns, rest = _balanced(rest) if rest.startswith("(") else ("", rest)
         head, _, query = re.match(r"(.*?)(?:(\bAS\s)(SELECT\s.*))?$", rest, re.S).groups() if rest else ("", "", "")  # type: ignore[union-attr]
         entry = Entry(self.root / "tables" / uuid.uuid4().hex)
-        if found := re.search(rf"TBLPROPERTIES (\(.*\))", head, re.S):
+        if found := re.search(r"TBLPROPERTIES (\(.*\))", head, re.S):
             entry.properties = _properties(_balanced(found[1])[0])
         if found := re.search(rf"COMMENT ({LITERAL})", head):
             entry.comment = _unquoted(found[1])
         if key[0] == "legacy" and "delta.feature.catalogManaged" in entry.properties:
-            raise Refusal(
+            raise RefusalError(
                 "[DELTA_UNSUPPORTED_CATALOG_MANAGED_TABLE_CREATION] Creating catalog-managed tables is not supported."
             )
         lines = []
@@ -198,7 +198,7 @@ class Engine:
 
     def _entry(self, name: str) -> Entry:
         if self._key(name) not in self.tables:
-            raise Refusal(f"[TABLE_OR_VIEW_NOT_FOUND] The table or view {name} cannot be found.")
+            raise RefusalError(f"[TABLE_OR_VIEW_NOT_FOUND] The table or view {name} cannot be found.")
         return self.tables[self._key(name)]
 
     # --- ALTER, COMMENT, DESCRIBE
@@ -219,7 +219,7 @@ class Engine:
     def _retype(self, name: str, column: str, kind: str) -> None:
         entry = self._entry(name)
         if entry.properties.get("delta.enableTypeWidening") != "true":
-            raise Refusal("[DELTA_UNSUPPORTED_ALTER_TABLE_CHANGE_COL_OP] ALTER COLUMN TYPE needs type widening.")
+            raise RefusalError("[DELTA_UNSUPPORTED_ALTER_TABLE_CHANGE_COL_OP] ALTER COLUMN TYPE needs type widening.")
         fields = self._native(f"SELECT * FROM {name} LIMIT 0").schema
         terms = [
             f"CAST({_quoted(f.name)} AS {kind}) AS {_quoted(f.name)}" if f.name == _plain(column) else _quoted(f.name)
@@ -227,7 +227,7 @@ class Engine:
         ]
         before = _sql_type(fields.field(_plain(column)).type)
         if before in _WIDER and kind in _WIDER and _WIDER[kind] <= _WIDER[before]:
-            raise Refusal("[DELTA_UNSUPPORTED_ALTER_TABLE_CHANGE_COL_OP] Not a wider type.")
+            raise RefusalError("[DELTA_UNSUPPORTED_ALTER_TABLE_CHANGE_COL_OP] Not a wider type.")
         self._anew(name, entry, f"SELECT {', '.join(terms)} FROM {name}")
 
     def _anew(self, name: str, entry: Entry, query: str) -> None:
@@ -261,7 +261,7 @@ class Engine:
         try:
             for statement in _statements(body):
                 self._step(statement, logs)
-        except Refusal:
+        except RefusalError:
             for log, before in logs.items():
                 for path in log.iterdir():
                     if path.name not in before:
@@ -272,19 +272,19 @@ class Engine:
     def _step(self, statement: str, logs: dict[Path, set[str]]) -> None:
         if found := _IF.match(statement):
             if self._native(f"SELECT ({found[1]}) AS stop").column(0)[0].as_py():
-                raise Refusal(f"[USER_DEFINED] {found[2]}")
+                raise RefusalError(f"[USER_DEFINED] {found[2]}")
             return
         found = _DML.match(statement)
         if not found:
-            raise Refusal(
+            raise RefusalError(
                 f"[TRANSACTION_NOT_SUPPORTED.COMMAND] Command {statement[:20]} is not supported in a transaction."
             )
         if "read_files" in statement:
-            raise Refusal("[TRANSACTION_NOT_SUPPORTED.ILLEGAL_DATA_SOURCE_FOR_NONTRANSACTIONAL_READ] parquet")
+            raise RefusalError("[TRANSACTION_NOT_SUPPORTED.ILLEGAL_DATA_SOURCE_FOR_NONTRANSACTIONAL_READ] parquet")
         entry = self._entry(found[2])
         if "delta.feature.catalogManaged" not in entry.properties:
             what = f"Table {found[2]} does not have catalog commits enabled"
-            raise Refusal(f"[TRANSACTION_NOT_SUPPORTED.WRITE_NON_CATALOG_OWNED_TABLE] {what}")
+            raise RefusalError(f"[TRANSACTION_NOT_SUPPORTED.WRITE_NON_CATALOG_OWNED_TABLE] {what}")
         log = entry.location / "_delta_log"
         logs.setdefault(log, {p.name for p in log.iterdir()})
         self._native(statement)
@@ -322,7 +322,7 @@ def _balanced(text: str) -> tuple[str, str]:
         depth += (found[0] == "(") - (found[0] == ")")
         if depth == 0:
             return text[1 : found.start()], text[found.end() :].strip()
-    raise Refusal("[PARSE_SYNTAX_ERROR] Unbalanced brackets.")
+    raise RefusalError("[PARSE_SYNTAX_ERROR] Unbalanced brackets.")
 
 
 def _properties(text: str) -> dict[str, str]:
@@ -346,12 +346,12 @@ def _unquoted(literal: str) -> str:
 
 def _check_object(name: str) -> None:
     if re.search(r"[./ \x00-\x1f\x7f]", name):
-        raise Refusal(f"[INVALID_NAME] {name} is not a valid name.")
+        raise RefusalError(f"[INVALID_NAME] {name} is not a valid name.")
 
 
 def _check_column(name: str, entry: Entry) -> None:
     if _SPECIAL.search(name) and entry.properties.get("delta.columnMapping.mode") != "name":
-        raise Refusal("[DELTA_INVALID_CHARACTERS_IN_COLUMN_NAME] Found invalid character(s) in a column name.")
+        raise RefusalError("[DELTA_INVALID_CHARACTERS_IN_COLUMN_NAME] Found invalid character(s) in a column name.")
 
 
 def _translated(message: str) -> str:
@@ -373,7 +373,8 @@ def _sql_type(kind: pa.DataType) -> str:
         return f"DECIMAL({described['precision']},{described['scale']})"
     if described["name"] == "struct":
         return f"STRUCT<{', '.join(f'{_quoted(f.name)}: {_sql_type(f.type)}' for f in kind)}>"
-    return {"timestamp_ltz": "TIMESTAMP"}.get(described["name"], described["name"].upper())
+    name = str(described["name"])
+    return {"timestamp_ltz": "TIMESTAMP"}.get(name, name.upper())
 
 
 def _json_type(kind: pa.DataType) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.flight as flight
+from pyarrow import flight
 
 CATALOGS = ("main", "legacy")
 _ANY = b"type.googleapis.com/arrow.flight.protocol.sql.CommandStatementQuery"

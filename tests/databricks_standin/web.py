@@ -6,18 +6,16 @@ A fault is a dict: ``match`` (regular expression on ``METHOD /path``, or on a st
 
 import json
 import re
-import time
 import uuid
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow as pa
 
 from tests.databricks_standin import CLIENT_ID, CLIENT_SECRET, GUEST, REFRESH, TOKEN, WAREHOUSE
-from tests.databricks_standin.engine import Engine, Refusal
+from tests.databricks_standin.engine import Engine, RefusalError
 
 CHUNK_ROWS = 20_000
 
@@ -94,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._route("HEAD")
 
-    def _route(self, method: str) -> None:
+    def _route(self, method: str) -> None:  # noqa: PLR0911 - a table of routes
         path = unquote(urlsplit(self.path).path)
         body = self._body()
         if path.startswith("/standin/"):
@@ -150,12 +148,12 @@ class Handler(BaseHTTPRequestHandler):
         result = Result(None, polls=fault.get("polls", 0), state=fault.get("state", "SUCCEEDED"))
         try:
             if "message" in fault and not fault.get("after"):
-                raise Refusal(fault["message"])
+                raise RefusalError(fault["message"])
             if result.state == "SUCCEEDED":
                 result.table = self.desk.engine.execute(sql, guest=user == "guest")
             if "message" in fault:
-                raise Refusal(fault["message"])
-        except Refusal as refusal:
+                raise RefusalError(fault["message"])
+        except RefusalError as refusal:
             result.error, result.state = str(refusal), "FAILED"
             self.desk.seen["refusals"].append(f"{refusal}\n{sql}")
         if fault.get("drop"):
@@ -260,7 +258,7 @@ class Handler(BaseHTTPRequestHandler):
         if what == "sql":
             try:
                 found = desk.engine.execute(json.loads(body)["statement"])
-            except Refusal as refusal:
+            except RefusalError as refusal:
                 return self._json({"error": str(refusal)})
             return self._json([{k: _text(v) for k, v in row.items()} for row in found.to_pylist()])
         if what == "files":
@@ -308,6 +306,3 @@ def _text(value: Any) -> str | None:
     if value is None:
         return None
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-_ = (Path, time)

@@ -9,11 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from pydantic import SecretStr
 
 from elt_dagster.destinations import _databricks_commit as commits
-from elt_dagster.destinations._databricks_errors import StatementFailed
+from elt_dagster.destinations._databricks_errors import StatementFailedError
 from elt_dagster.destinations._databricks_sql import text
 from elt_dagster.destinations._databricks_stage import Shape, abandoned
+from elt_dagster.destinations._databricks_state import add_statement
 from elt_dagster.destinations._databricks_types import widens_in_place
 from elt_dagster.destinations.databricks import Databricks
 from elt_dagster.errors import AuthError, ConfigError, DestinationError, EltError, TransientError
@@ -189,7 +191,7 @@ def test_a_transaction_that_fails_at_its_end_leaves_nothing(desk: Desk, kind: st
     assert (bench.rows(), bench.cursor()) == ([(1, "a", 1)], 1)
 
 
-def test_two_commits_at_once_end_in_one(desk: Desk) -> None:
+def test_two_commits_at_once_end_in_one(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     for settings in ({"transactions": "atomic"}, CLAIMED):
         bench = desk.bench(**settings)
         table = f"t_{settings['transactions']}"
@@ -198,15 +200,14 @@ def test_two_commits_at_once_end_in_one(desk: Desk) -> None:
         loads = [bench.destination.begin(plan) for plan in plans]
         for load in loads:
             load.stage(batch_of([(2, "b", 2)]))
+
         # the second looks at the state before the first has committed: its compare-and-swap has to find out
-        original = commits.add_statement
-
-        def first_commits(*args: Any, load: Any = loads[0], original: Any = original, **more: Any) -> str:
-            commits.add_statement = original
+        def first_commits(*args: Any, load: Any = loads[0], **more: Any) -> str:
+            monkeypatch.setattr(commits, "add_statement", add_statement)
             load.commit(Checkpoint(2))
-            return str(original(*args, **more))
+            return add_statement(*args, **more)
 
-        commits.add_statement = first_commits
+        monkeypatch.setattr(commits, "add_statement", first_commits)
         with loads[0], loads[1] as second, pytest.raises(TransientError, match="changed by"):
             second.commit(Checkpoint(2))
         assert bench.rows(table) == [(1, "a", 1), (2, "b", 2)]
@@ -431,7 +432,7 @@ def test_literals_hold_whatever_is_in_them(desk: Desk) -> None:
         (pa.int64(), pa.decimal128(22, 2), True), (pa.decimal128(5, 2), pa.decimal128(7, 4), True), (pa.decimal128(5, 2), pa.decimal128(6, 4), False),
         (pa.float32(), pa.float64(), True), (pa.date32(), pa.timestamp("us"), True), (pa.int64(), pa.string(), False), (pa.bool_(), pa.int64(), False),
     ],
-    ids=lambda value: str(value),
+    ids=str,
 )  # fmt: skip
 def test_delta_widens_in_place_what_it_documents(kind: pa.DataType, to: pa.DataType, is_in_place: bool) -> None:
     assert widens_in_place(kind, to) is is_in_place
@@ -448,7 +449,7 @@ def test_delta_widens_in_place_what_it_documents(kind: pa.DataType, to: pa.DataT
     ids=["table", "transaction", "permission", "unknown"],
 )
 def test_the_condition_of_a_refusal_is_found(message: str, condition: str) -> None:
-    assert StatementFailed("BAD_REQUEST", message).condition == condition
+    assert StatementFailedError("BAD_REQUEST", message).condition == condition
 
 
 def test_a_shape_tells_the_types_of_its_files() -> None:
@@ -479,6 +480,6 @@ def test_errors_of_ours_stay_as_they_are() -> None:
     from elt_dagster.destinations._databricks_errors import explained
     from elt_dagster.destinations._databricks_settings import DatabricksConfig
 
-    config = DatabricksConfig(host="https://x.example", warehouse_id="a", catalog="c", token="t")  # type: ignore[arg-type]
+    config = DatabricksConfig(host="https://x.example", warehouse_id="a", catalog="c", token=SecretStr("t"))
     for error in (EltError("mine"), KeyError("a bug")):
         assert explained(error, "x", config) is error
