@@ -15,6 +15,7 @@ from elt_dagster.engine import ResolvedBinding, StreamRead, resolve_binding
 from elt_dagster.errors import ConfigError, NotFoundError, nearest
 from elt_dagster.model import Overlap, RunMode, Stream, SyncSpec, TableBinding, Window
 from elt_dagster.registry import connector_names, destination_names, load_connector, load_destination, require_driver
+from elt_dagster.sdk.budget import Ledger
 from elt_dagster.sdk.connector import Connector, Runtime
 
 NAMESPACE = uuid.UUID("6f1c0f0e-5f0b-4d3e-9a77-0c1d6a1d3b52")
@@ -37,6 +38,10 @@ class Connections(Protocol):
 
     def salt(self) -> bytes:
         """What hashed columns are salted with; the same for the whole workspace."""
+        ...
+
+    def ledger(self, name: str) -> Ledger:
+        """The rate budget of connection ``name``, shared with whoever else reads from it."""
         ...
 
     def active_run(self, binding_id: str) -> str | None:
@@ -123,7 +128,8 @@ def open_connector(connections: Connections, name: str, runtime: Runtime | None 
         )
     kind = load_connector(connector)
     require_driver(kind)
-    return kind.configured(connections.config(name), runtime)
+    shared = replace(runtime or Runtime(), ledger=connections.ledger(name))
+    return kind.configured(connections.config(name), shared)
 
 
 def open_warehouse(connections: Connections, name: str, runtime: Runtime | None = None) -> Destination[Any]:

@@ -4,16 +4,46 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from typing import Any
 
-from elt_dagster.errors import ConflictError, NotFoundError, nearest
+from elt_dagster.errors import ConflictError, NotFoundError, TransientError, nearest
 from elt_dagster.model import ConnectionSpec
 from elt_dagster.model.secret import resolve
+from elt_dagster.sdk.budget import Ledger, LocalLedger, Turns
 from elt_dagster.store import Lease, Store
 
 LEASE_SECONDS = 90
 HEARTBEAT_SECONDS = 30
+
+
+_process_ledgers: dict[str, LocalLedger] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLedger:
+    """The rate budget of one stored connection. A store out of reach slows nobody: reading goes on without it."""
+
+    store: Store
+    connection: str
+
+    def take(self, per_second: float | None, patience: float) -> Turns:
+        """Turns from the store; without it as if nobody else were there."""
+        try:
+            return self.store.take_turns(self.connection, per_second, patience)
+        except TransientError:
+            return Turns(0.0, 1 / per_second, 1) if per_second else Turns(0.0, 0.0, 0)
+
+    def hold(self, seconds: float) -> None:
+        """For all processes."""
+        with suppress(TransientError):
+            self.store.hold_requests(self.connection, seconds)
+
+    def slow(self, per_second: float, seconds: float) -> None:
+        """For all processes."""
+        with suppress(TransientError):
+            self.store.slow_requests(self.connection, per_second, seconds)
 
 
 class StoreConnections:
@@ -45,6 +75,10 @@ class StoreConnections:
     def salt(self) -> bytes:
         """The workspace's own salt."""
         return self._store.workspace_salt(workspace=self._workspace)
+
+    def ledger(self, name: str) -> Ledger:
+        """A row of the store."""
+        return StoreLedger(self._store, f"{self._workspace}/{name}")
 
     def active_run(self, binding_id: str) -> str | None:
         """The run whose lease in the store is alive."""
@@ -104,6 +138,10 @@ class InlineConnections:
     def salt(self) -> bytes:
         """`ELT_DAGSTER_HASH_SALT`, for a file has no workspace row to keep one in."""
         return hashlib.sha256(self._environ.get("ELT_DAGSTER_HASH_SALT", "elt_dagster").encode()).digest()
+
+    def ledger(self, name: str) -> Ledger:
+        """One for all threads of this process."""
+        return _process_ledgers.setdefault(self.identity(name), LocalLedger())
 
     def active_run(self, binding_id: str) -> str | None:
         """Nobody knows."""

@@ -38,12 +38,13 @@ from elt_dagster.sdk.auth import (
 )
 from elt_dagster.sdk.auth_settings import AuthSettings, NoneAuth
 from elt_dagster.sdk.auth_signed import JwtBearer, JwtClaims, SigV4
+from elt_dagster.sdk.budget import Budget
 from elt_dagster.sdk.connector import Config, Connector, Runtime
 from elt_dagster.sdk.csv import CsvDecoder
 from elt_dagster.sdk.cursor import Cursor, parse_cursor
 from elt_dagster.sdk.endpoint import Endpoint, Parent
 from elt_dagster.sdk.files import CsvOptions, FileConfig, FileConnector, FileStream
-from elt_dagster.sdk.http import Action, Answer, Budget, Http, Rule
+from elt_dagster.sdk.http import Action, Answer, Http, Rule
 from elt_dagster.sdk.json import Document, JsonParser
 from elt_dagster.sdk.json_path import parse_path
 from elt_dagster.sdk.pages import (

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from elt_dagster.errors import ConfigError, nearest
 from elt_dagster.model import Batch, Catalog, CheckResult, ReadRequest
+from elt_dagster.sdk.budget import Ledger
 
 
 class Config(BaseModel):
@@ -41,6 +42,8 @@ class Runtime:
     jitter: Callable[[], float] = random.random
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("elt_dagster"))
+    ledger: Ledger | None = None
+    """The rate budget of the connection, shared with everybody who reads from it; None where nobody else does."""
     max_wait_seconds: float = 60.0
     """A longer wait asked for by the source becomes a TransientError instead of a sleeping worker."""
 

@@ -8,9 +8,8 @@ import email.utils
 import gzip
 import logging
 import re
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import httpx
 
 from elt_dagster.errors import AuthError, SourceError, TransientError
+from elt_dagster.sdk.budget import Budget, is_used_up, reset_seconds
 from elt_dagster.sdk.connector import Runtime
 from elt_dagster.sdk.pages import Call
 
@@ -29,10 +29,6 @@ REDIRECTS = 5
 BUSY = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 _SLOW_DOWN = "It wants fewer requests: try again later, or let fewer runs ask it at a time."
 _TROUBLE = "It is busy or in trouble: try again later, and ask its owner when that does not help."
-RESET_HEADERS = ("x-ratelimit-reset", "x-rate-limit-reset", "ratelimit-reset", "x-rate-limit-reset-time")
-REMAINING_HEADERS = ("x-ratelimit-remaining", "x-rate-limit-remaining", "ratelimit-remaining")
-_EPOCH = 1_000_000_000
-"""A reset header above this is a point in time, below it a number of seconds."""
 
 
 class Action(StrEnum):
@@ -62,24 +58,6 @@ class Rule:
         if self.body_contains is not None and self.body_contains not in response.text:
             return False
         return self.body_matches is None or re.search(self.body_matches, response.text) is not None
-
-
-@dataclass(slots=True)
-class Budget:
-    """At most ``per_second`` requests, shared by all threads of one read: each takes the next free slot."""
-
-    per_second: float | None = None
-    _next: float = 0.0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def wait(self, now: float) -> float:
-        """Seconds to wait before the next request."""
-        if not self.per_second:
-            return 0.0
-        with self._lock:
-            at = max(now, self._next)
-            self._next = at + 1 / self.per_second
-            return at - now
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +120,10 @@ class Http:
                 wait = error.retry_after
                 if last or (wait is not None and wait > self._runtime.max_wait_seconds):
                     raise
-                self._runtime.sleep(wait if wait is not None else self._backoff(attempt))
+                if wait is None:
+                    self._runtime.sleep(self._backoff(attempt))
+                elif self._runtime.ledger is None:  # else the budget holds us back, with everybody else
+                    self._runtime.sleep(wait)
         raise AssertionError("unreachable")  # the loop returns or raises
 
     def _backoff(self, attempt: int) -> float:
@@ -150,13 +131,12 @@ class Http:
         return float(min(2.0**attempt, self._runtime.max_wait_seconds) * (0.5 + self._runtime.jitter() / 2))
 
     def _once(self, call: Call, rules: Sequence[Rule]) -> Answer:
-        pause = self._budget.wait(self._runtime.now().timestamp())
-        if pause > 0:
-            self._runtime.sleep(pause)
+        self._take_turn()
         request = self._request(call)
         for _ in range(REDIRECTS):
             response = self._send(request)
             if not response.has_redirect_location:
+                self._budget.heard(response.headers, self._runtime.now().timestamp())
                 return self._judge(response, rules)
             target = self.same_host(response.url.join(response.headers["Location"]))
             keep = response.status_code in (307, 308)
@@ -165,6 +145,19 @@ class Http:
                 headers={"Content-Type": request.headers["Content-Type"]} if keep and "Content-Type" in request.headers else None,
             )  # fmt: skip
         raise SourceError(f"{self._title} redirects in circles at {request.url.path}.", fix="Check the base_url.")
+
+    def _take_turn(self) -> None:
+        """Raises TransientError when others have so many turns before us that a worker should not sit and wait."""
+        patience = self._runtime.max_wait_seconds
+        pause = self._budget.wait(self._runtime.now().timestamp(), patience)
+        if pause > patience:
+            raise TransientError(
+                f"The request budget of {self._title} is used up for {pause:.0f} s.",
+                fix="Its limit is shared by all syncs of the connection; the stream is tried again later.",
+                retry_after=pause,
+            )
+        if pause > 0:
+            self._runtime.sleep(pause)
 
     def _request(self, call: Call) -> httpx.Request:
         url = self.same_host(self.base.join(call.url if "://" in call.url else call.url.lstrip("/")))
@@ -214,7 +207,10 @@ class Http:
             raise AuthError(where, fix=fix or "Check the credentials and their permissions.")
         if action is Action.RETRY:
             remedy = fix or (_SLOW_DOWN if response.status_code == 429 else _TROUBLE)
-            raise TransientError(where, fix=remedy, retry_after=self._asked_to_wait(response))
+            wait = self._asked_to_wait(response)
+            if wait is not None and self._runtime.ledger is not None:
+                self._budget.hold(wait)
+            raise TransientError(where, fix=remedy, retry_after=wait)
         if action is Action.FAIL:
             raise SourceError(where, fix=fix or "Check path and parameters of the stream.")
         return Answer(response.url, response.headers, self._content(response, where))
@@ -230,7 +226,7 @@ class Http:
     @staticmethod
     def _is_rate_limited(response: httpx.Response) -> bool:
         """GitHub and others answer 403, not 429, when a budget is used up."""
-        return "retry-after" in response.headers or any(response.headers.get(h) == "0" for h in REMAINING_HEADERS)
+        return "retry-after" in response.headers or is_used_up(response.headers)
 
     def _asked_to_wait(self, response: httpx.Response) -> float | None:
         """Seconds the source wants us to wait: ``Retry-After`` in seconds or as a date, else a reset header."""
@@ -241,14 +237,7 @@ class Http:
             return seconds
         if response.status_code not in (403, 429):
             return None
-        for header in RESET_HEADERS:
-            try:
-                value = float(response.headers[header])
-            except (KeyError, ValueError):
-                continue
-            value = value / 1000 if value > _EPOCH * 1000 else value
-            return max(0.0, value - now.timestamp() if value > _EPOCH else value)
-        return None
+        return reset_seconds(response.headers, now.timestamp())
 
     def _content(self, response: httpx.Response, where: str) -> bytes:
         """The body as UTF-8. Raises AuthError for a login page where data should be."""

@@ -14,9 +14,10 @@ from pydantic import SecretStr
 from elt_dagster.errors import AuthError, ConfigError, EltError, NotFoundError, SourceError, nearest
 from elt_dagster.model import Batch, Catalog, CheckResult, ReadRequest, Stream
 from elt_dagster.model.types import is_orderable, type_name
+from elt_dagster.sdk.budget import Budget
 from elt_dagster.sdk.connector import C, Connector
 from elt_dagster.sdk.endpoint import Endpoint
-from elt_dagster.sdk.http import Budget, Http, Rule
+from elt_dagster.sdk.http import Http, Rule
 from elt_dagster.sdk.pages import Pagination, SinglePage
 from elt_dagster.sdk.rest_read import StreamReader
 
@@ -86,7 +87,8 @@ class RestConnector(Connector[C]):
 
     @cached_property
     def _budget(self) -> Budget:
-        return Budget(self.requests_per_second())
+        ledger = self.runtime.ledger
+        return Budget(self.requests_per_second(), ledger) if ledger is not None else Budget(self.requests_per_second())
 
     def http(self) -> Http:
         """A client with everything above, to be used as a context manager."""

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration. Revisions are numbers of four digits, so that newer and older can be told apart without the scripts."""
 VERSION_TABLE = "elt_version"
 DEFAULT_WORKSPACE = "default"
@@ -145,6 +145,18 @@ leases = sa.Table(
     sa.Column("fence", sa.BigInteger, nullable=False),
     # seconds since 1970 by the database's clock; 0 when released
     sa.Column("expires_at", sa.Double, nullable=False),
+)
+
+rate_budgets = sa.Table(
+    "elt_rate_budgets",
+    metadata,
+    # workspace and name; no foreign key, for a row outlives a connection that is made anew
+    sa.Column("connection", sa.String(255), primary_key=True),
+    # seconds since 1970 by the database's clock, see sdk.budget.Page
+    sa.Column("next_at", sa.Double, nullable=False),
+    sa.Column("hold_until", sa.Double, nullable=False),
+    sa.Column("left_over", sa.Double, nullable=False),
+    sa.Column("left_over_until", sa.Double, nullable=False),
 )
 
 sync_versions = sa.Table(

@@ -15,6 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Row
 
 from elt_dagster.errors import ConfigError
+from elt_dagster.sdk.budget import Turns
+from elt_dagster.store import budgets
 from elt_dagster.store import lease as leasing
 from elt_dagster.store.config import mask_sealed, open_sealed, reseal_config
 from elt_dagster.store.database import Database
@@ -233,6 +235,32 @@ class Store:
         with self._database.write() as conn:
             values = {"sync_id": sync_id, "run_id": run_id, "seen_at": datetime.now(UTC)}
             conn.execute(leasing.insert_for(conn)(first_runs).values(values).on_conflict_do_nothing())
+
+    # --- rate budgets ----------------------------------------------------------------------------------------------------------
+
+    def take_turns(self, connection: str, per_second: float | None, patience: float) -> Turns:
+        """Turns to ask the source behind ``connection``; see `elt_dagster.sdk.budget`. Without a rate nothing is written, unless the
+        vendor's own limit is nearly used up."""
+        self.ensure_current()
+        if per_second is None:
+            with self._database.read() as conn:
+                wait = budgets.pause(conn, connection)
+            if wait is not None:
+                return Turns(wait, 0.0, 0)
+        with self._database.write() as conn:
+            return budgets.take(conn, connection, per_second, patience)
+
+    def hold_requests(self, connection: str, seconds: float) -> None:
+        """Nobody asks the source behind ``connection`` for so long."""
+        self.ensure_current()
+        with self._database.write() as conn:
+            budgets.hold(conn, connection, seconds)
+
+    def slow_requests(self, connection: str, per_second: float, seconds: float) -> None:
+        """Nobody asks it faster than this for so long."""
+        self.ensure_current()
+        with self._database.write() as conn:
+            budgets.slow(conn, connection, per_second, seconds)
 
     # --- leases ----------------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
+from elt_dagster.sdk.budget import LocalLedger
+
 
 class HandMadeConnections:
     """Connector and settings by connection name; no leases."""
@@ -22,6 +24,9 @@ class HandMadeConnections:
 
     def salt(self) -> bytes:
         return b"tests"
+
+    def ledger(self, name: str) -> LocalLedger:
+        return LocalLedger()
 
     def active_run(self, binding_id: str) -> str | None:
         return None
