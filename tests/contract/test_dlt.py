@@ -204,6 +204,8 @@ def test_values_come_back_from_other_warehouses(elsewhere: dict[str, Any]) -> No
         values = [v for v in values if not (isinstance(v, (date, datetime)) and v.year in (1, 9999))] or [
             date(2026, 2, 3)
         ]
+        if elsewhere.get("loader_file_format") == "insert_values":  # in which dlt has no word for infinity, and fails
+            values = [v for v in values if v != float("inf")]
         if pa.types.is_timestamp(kind):
             values = [datetime(2026, 2, 3, 4, 5, 6, 789_012, UTC if kind.tz else None)]
         columns = pa.schema([("n", pa.int32()), ("v", kind)])
