@@ -259,7 +259,7 @@ class Engine:
         """Carry out a block; when a statement fails, the logs of the tables it wrote are cut back to where they were."""
         logs: dict[Path, set[str]] = {}
         try:
-            for statement in _statements(body):
+            for statement in parts_of(body):
                 self._step(statement, logs)
         except RefusalError:
             for log, before in logs.items():
@@ -293,7 +293,8 @@ class Engine:
 # --- text
 
 
-def _statements(body: str) -> list[str]:
+def parts_of(body: str) -> list[str]:
+    """The statements of a block; an IF with what it holds is one."""
     found, open_if = [], ""
     for part in _split(body, ";"):
         whole = f"{open_if}; {part.strip()}" if open_if else part.strip()
