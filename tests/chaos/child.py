@@ -112,7 +112,7 @@ def main(task: Task) -> None:
     if task.step is not None:
         arm(task.warehouse, task.step, _Trip(task.times, task.sent).end)
     if task.forgetful:
-        plan._boundary = lambda since, lookback_seconds: None
+        plan._boundary = lambda since, lookback_seconds: None  # type: ignore[assignment,return-value]
     try:
         read(task).load()
     except EltError as error:
