@@ -25,6 +25,7 @@ _CONFIG: dict[str, dict[str, Any]] = {
     "tag_limited": {"tag_concurrency_limits": [{"key": "kind", "value": "heavy", "limit": 1}]},
     "prioritised": {"max_concurrent": 1},
     "refused": {"max_concurrent": -1},
+    "thousand": {"max_concurrent": 8},
 }
 _FORK = {"forkserver": {"preload_modules": ["tests.dagster_executors.jobs"]}}
 
