@@ -19,7 +19,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -72,23 +73,40 @@ def _wait(port: int, process: "subprocess.Popen[bytes]") -> None:
 
 
 class Turns:
-    """Who is in a transaction: one session at a time."""
+    """Who is in a transaction: one session at a time, until it commits, rolls back, or is gone."""
 
     def __init__(self) -> None:
-        self._free = threading.Condition()
-        self._holder: object = None
+        self._changed = threading.Condition()
+        self._holder: Callable[[], object] = lambda: None
 
     def take(self, session: object) -> None:
-        with self._free:
-            if not self._free.wait_for(lambda: self._holder in (None, session), timeout=30):
-                raise refusal("Statement has locked table '_elt_state' and this lock has not yet been released", 625)
-            self._holder = session
+        deadline = time.monotonic() + 30
+        with self._changed:
+            while self._holder() not in (None, session):
+                if time.monotonic() > deadline:
+                    raise refusal(
+                        "Statement has locked table '_elt_state' and this lock has not yet been released", 625
+                    )
+                self._changed.wait(0.05)
+            self._holder = weakref.ref(session)
 
     def give_back(self, session: object) -> None:
-        with self._free:
-            if self._holder is session:
-                self._holder = None
-                self._free.notify_all()
+        with self._changed:
+            if self._holder() is session:
+                self._holder = lambda: None
+                self._changed.notify_all()
+
+
+class Sessions(dict[str, Any]):
+    """Sessions by token; one that logs out is rolled back, as Snowflake does."""
+
+    def __delitem__(self, token: str) -> None:
+        session = self.pop(token)
+        session._duck_conn.close()
+        TURNS.give_back(session)
+
+
+TURNS = Turns()
 
 
 def refusal(text: str, number: int) -> Exception:
@@ -169,24 +187,17 @@ def _patch_statements() -> None:
     from sqlglot import exp
 
     cursors = _fakesnow("cursor").FakeSnowflakeCursor
-    turns, plain = Turns(), cursors.execute
-    functions = {
-        "CURRENT_WAREHOUSE": f"'{WAREHOUSE}'", "CURRENT_ROLE": f"'{ROLE}'", "CURRENT_USER": "'LOADER'",
-        "CURRENT_AVAILABLE_ROLES": f"'[\"{ROLE}\"]'",
-    }  # fmt: skip
+    plain = cursors.execute
 
     def execute(cursor: Any, command: str, *arguments: Any, **named: Any) -> Any:
         word = command.lstrip().split(None, 1)[0].upper()
         session = cursor._conn
-        if command.startswith("SHOW GRANTS ON DATABASE"):
-            command = f"SELECT 'CREATE SCHEMA' AS \"privilege\", '{ROLE}' AS \"grantee_name\""
-        for function, value in functions.items():
-            command = command.replace(f"{function}()", value)
+        command = _spelled_out(command)
         if command.startswith("DROP DATABASE"):
             session._duck_conn.execute(command.replace("DROP", "DETACH", 1))
             command = "SELECT 'dropped'"
         if word == "BEGIN":
-            turns.take(session)
+            TURNS.take(session)
         try:
             for attempt in range(50):
                 try:
@@ -211,9 +222,22 @@ def _patch_statements() -> None:
             raise refusal(str(error), 9999) from None
         finally:
             if word in ("COMMIT", "ROLLBACK"):
-                turns.give_back(session)
+                TURNS.give_back(session)
 
     cursors.execute = execute
+
+
+def _spelled_out(command: str) -> str:
+    """``command`` with an answer in the place of what fakesnow cannot be asked."""
+    if command.startswith("SHOW GRANTS ON DATABASE"):
+        return f"SELECT 'CREATE SCHEMA' AS \"privilege\", '{ROLE}' AS \"grantee_name\""
+    functions = {
+        "CURRENT_WAREHOUSE": f"'{WAREHOUSE}'", "CURRENT_ROLE": f"'{ROLE}'", "CURRENT_USER": "'LOADER'",
+        "CURRENT_AVAILABLE_ROLES": f"'[\"{ROLE}\"]'",
+    }  # fmt: skip
+    for function, value in functions.items():
+        command = command.replace(f"{function}()", value)
+    return command
 
 
 def _merge(cursor: Any, command: str) -> Any:
@@ -330,6 +354,20 @@ def _patch_passes() -> None:
     cursors._transform = transform
 
 
+def _patch_sessions() -> None:
+    """Let clients log out: the driver does not try unless it was given a master token."""
+    server = _fakesnow("server")
+    plain = server.JSONResponse
+
+    def response(content: dict[str, Any], **more: Any) -> Any:
+        data = content.get("data")
+        if isinstance(data, dict) and "token" in data:
+            data["masterToken"] = data["token"]
+        return plain(content, **more)
+
+    server.JSONResponse, server.sessions = response, Sessions()
+
+
 def main(port: int) -> None:
     patch()
     import uvicorn
@@ -344,6 +382,7 @@ def main(port: int) -> None:
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True).start()
+    _patch_sessions()
     uvicorn.run(_fakesnow("server").app, host="127.0.0.1", port=port, log_level="warning")
 
 
