@@ -21,21 +21,12 @@ from elt_dagster.destinations._databricks_state import (
 )
 from elt_dagster.destinations._databricks_work import Names, Work
 from elt_dagster.destinations.base import LoadPlan, State
-from elt_dagster.errors import TransientError
+from elt_dagster.errors import DestinationError, TransientError
 
 CLAIM_SECONDS = 300.0
 """A claim this old is finished by whoever needs the table; a younger one of a lease that is not over is waited for."""
 _MOVED = "elt_dagster: the state has moved on"
 _PRUNE_EVERY = 10
-_UNSURE = {
-    "INTERNAL_ERROR",
-    "IO_ERROR",
-    "DEADLINE_EXCEEDED",
-    "TEMPORARILY_UNAVAILABLE",
-    "WORKSPACE_TEMPORARILY_UNAVAILABLE",
-    "UNKNOWN",
-}
-"""Error codes after which a statement may have been carried out all the same."""
 
 
 class StateMovedError(Exception):
@@ -57,9 +48,12 @@ def commit_in_transaction(session: Session, work: Work, state: State, position: 
     try:
         session.run("BEGIN ATOMIC\n" + ";\n".join(statements) + ";\nEND")
     except StatementFailedError as error:
-        if _MOVED in error.message:
-            raise StateMovedError from None
-        raise
+        # an answer may have been lost, and the statement sent again: then the state that it finds is its own
+        is_told_late = _MOVED in error.message or error.is_unsure
+        if not (is_told_late and session.number(is_mine(table, state, position + 1))):
+            if _MOVED in error.message:
+                raise StateMovedError from None
+            raise
     _prune(session, table, state, position + 1)
 
 
@@ -77,7 +71,7 @@ def commit_by_claim(session: Session, work: Work, state: State, position: int) -
     try:
         session.run(first)
     except StatementFailedError as error:
-        if error.condition in _UNSURE:
+        if error.is_unsure:
             raise unfinished(state) from None
         session.run(retract_claim_statement(table, row))
         raise
@@ -123,8 +117,13 @@ def _finish(session: Session, table: str, row: Row, statements: list[str]) -> No
             session.run(statement)
         session.run(end_claim_statement(table, row))
     except StatementFailedError as error:
-        if error.is_conflict or error.condition in _UNSURE:
+        if error.is_conflict or error.is_unsure:
             raise unfinished(row.state) from None
+        if error.is_missing:
+            raise DestinationError(
+                f"The commit of {row.state.table} that run {row.state.run_id} began cannot be finished: its staged rows or a table are gone.",
+                fix="Set its state by hand with `elt-dagster state rewind`, which gives that commit up, then refresh the table.",
+            ) from None
         raise explained(error, f"finishing the commit of {row.state.table}", session.config) from None
     _prune(session, table, row.state, row.position)
 

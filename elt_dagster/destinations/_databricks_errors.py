@@ -20,7 +20,7 @@ _NO_TRANSACTION = re.compile(
     r"^(MULTI_STATEMENT_)?TRANSACTION_NOT_SUPPORTED|^UNSUPPORTED_|^SQL_SCRIPTING|CATALOG_?(MANAGED|OWNED)|^DELTA_UNSUPPORTED_FEATURE"
 )
 _BUSY = re.compile(
-    r"^DELTA_CONCURRENT|^DELTA_METADATA_CHANGED|^DELTA_PROTOCOL_CHANGED|^CONCURRENT|CONFLICT|^TRANSACTION_ABORTED|^TRANSACTION_(ROLLBACK|EXPIRED)"
+    r"ALREADY_EXISTS|^DELTA_CONCURRENT|^DELTA_METADATA_CHANGED|^DELTA_PROTOCOL_CHANGED|^CONCURRENT|CONFLICT|^TRANSACTION_ABORTED|^TRANSACTION_(ROLLBACK|EXPIRED)"
 )
 _LATER = {
     "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL_ERROR", "IO_ERROR", "RESOURCE_EXHAUSTED",
@@ -52,8 +52,13 @@ class StatementFailedError(Exception):
         return is_unknown_syntax or _NO_TRANSACTION.search(self.condition) is not None
 
     @property
+    def is_unsure(self) -> bool:
+        """Whether the statement may have been carried out all the same."""
+        return self.condition in {*_LATER, "UNKNOWN"}
+
+    @property
     def is_conflict(self) -> bool:
-        """Whether somebody else changed the same table at the same time; trying again may work."""
+        """Whether somebody else changed the same thing at the same time, or a lost answer made us ask twice; trying again may work."""
         return _BUSY.search(self.condition) is not None or self.condition in _LATER
 
 

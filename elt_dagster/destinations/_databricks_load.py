@@ -1,7 +1,7 @@
 """One load into a Databricks table: staged as Parquet files in a volume, made ready in a table of its own, committed at once.
 
-Columns are added or widened before the commit, for no DDL can be part of a transaction; a table that was made for a commit that fails is
-dropped again.
+Tables are made and columns added or widened before the commit, for no DDL can be part of a transaction. A commit that fails leaves them: dropping a
+table again could take the rows of another load that found it.
 """
 
 from dataclasses import dataclass, field, replace
@@ -29,7 +29,6 @@ from elt_dagster.destinations._databricks_table import (
     create,
     describe,
     describe_columns,
-    drop,
     find,
     ours,
     planned_evolution,
@@ -137,7 +136,6 @@ class _Commit:
     work: Work = field(init=False)
     is_claimed: bool = False
     """Whether the state is claimed for this commit and the claim has not ended."""
-    made: list[TableRef] = field(default_factory=list[TableRef])
 
     def run(self, checkpoint: Checkpoint | None, *, first: bool) -> Committed:
         plan, session = self.plan, self.session
@@ -158,8 +156,6 @@ class _Commit:
             (commit_by_claim if self.is_claimed else commit_in_transaction)(session, self.work, state, position)
         except (StatementFailedError, StateMovedError) as error:
             self.is_claimed = False
-            for table in self.made:
-                drop(session, table)
             if isinstance(error, StateMovedError):
                 raise self._moved(first=first) from None
             raise
@@ -246,7 +242,6 @@ class _Commit:
         commits = tagged and self.session.is_idempotent
         if before is None:
             create(self.session, table, columns, description, values, commits=commits)
-            self.made.append(table)
         elif not skip:
             alter(self.session, before, columns, description, values, commits=commits)
 

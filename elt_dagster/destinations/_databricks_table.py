@@ -202,11 +202,6 @@ def ours(values: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in values.items() if k in (BINDING, MANAGED, _MAPPING, _WIDENING, _ISOLATION)}
 
 
-def drop(session: Session, table: TableRef) -> None:
-    """Drop a table of ours if it is there."""
-    session.run(f"DROP TABLE IF EXISTS {qualified(session.config.catalog, table)}")
-
-
 def table_names(session: Session, schema: str) -> list[str]:
     """The names of the tables and views in a schema, for a message."""
     try:

@@ -11,7 +11,7 @@ Rows go to a volume as Parquet while the source is read, from there into a table
   the rows up to a few seconds before the state and the history table say so, and after a crash until that next load. Tables have one more column, `_elt_commit`, that `read` leaves out.
 
 A full refresh that takes columns away or changes their types is always committed by claim, for it is DDL. Columns are added and widened before the rows come, in both modes;
-an interrupted load may leave empty new columns behind. Only one of two loads of a stream can commit, in both modes: the state row is compared and swapped.
+a load that fails may leave an empty new table or empty new columns behind. Only one of two loads of a stream can commit, in both modes: the state row is compared and swapped.
 
 Nanoseconds are cut to microseconds; times of day, UUIDs and intervals become text; unsigned integers the next wider type; JSON becomes VARIANT (setting `json_columns`). Names
 are compared without regard to case, and Unity Catalog takes no dots, spaces or slashes in the names of schemas and tables. Counts of inserted and updated rows are taken

@@ -6,6 +6,7 @@ A fault is a dict: ``match`` (regular expression on ``METHOD /path``, or on a st
 
 import json
 import re
+import socket
 import uuid
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -100,8 +101,7 @@ class Handler(BaseHTTPRequestHandler):
         self.desk.seen["requests"].append(f"{method} {path}")
         if fault := self.desk.fault(f"{method} {path}", "http"):
             if fault.get("drop"):
-                self.connection.close()
-                return None
+                return self._hang_up()
             return self._json(
                 {"error_code": fault.get("code", "ERROR"), "message": "a fault"}, fault["status"], fault.get("headers")
             )
@@ -157,8 +157,7 @@ class Handler(BaseHTTPRequestHandler):
             result.error, result.state = str(refusal), "FAILED"
             self.desk.seen["refusals"].append(f"{refusal}\n{sql}")
         if fault.get("drop"):
-            self.connection.close()
-            return None
+            return self._hang_up()
         self.desk.results[identifier] = result
         for old in list(self.desk.results)[:-400]:
             del self.desk.results[old]
@@ -280,6 +279,10 @@ class Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
             return data
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
 
     def _json(self, data: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
         self._bytes(json.dumps(data).encode(), status, {"Content-Type": "application/json", **(headers or {})})

@@ -1,6 +1,7 @@
 """Databricks beyond the contract: crashes half way, refusals in our words, links that expire, and what is asked of the workspace."""
 
 import logging
+import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -212,6 +213,48 @@ def test_two_commits_at_once_end_in_one(desk: Desk, monkeypatch: pytest.MonkeyPa
             second.commit(Checkpoint(2))
         assert bench.rows(table) == [(1, "a", 1), (2, "b", 2)]
         assert bench.cursor(table) == 2
+
+
+def test_a_claim_whose_staged_rows_are_gone_can_be_given_up(desk: Desk) -> None:
+    bench, options, rows = begin(desk, "merge")
+    desk.space.fail(f"MERGE INTO `main`.`{desk.schema}`.`orders`", message="[INTERNAL_ERROR] lost")
+    with pytest.raises(TransientError, match="interrupted"):
+        bench.load(options.pop("mode"), rows, checkpoint=Checkpoint(3), **options)
+    for table in desk.space.sql(f"SHOW TABLES IN main.{desk.schema}"):
+        if "_elt_staged" in table["tableName"]:
+            desk.space.sql(f"DROP TABLE main.{desk.schema}.{table['tableName']}")
+    desk.clock.sleep(commits.CLAIM_SECONDS + 1)
+    with pytest.raises(DestinationError, match="state rewind"):
+        bench.destination.begin(bench.plan(MERGE, **options))
+    bench.destination.move_states([bench.move(Checkpoint(1))])
+    bench.load(MERGE, rows, checkpoint=Checkpoint(3), **KEYED)
+    assert (bench.rows(), bench.cursor()) == (expected("merge"), 3)
+
+
+@pytest.mark.parametrize("settings", [{"transactions": "atomic"}, CLAIMED], ids=["atomic", "claimed"])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "BEGIN ATOMIC",
+        "CREATE TABLE `main`.`{}`.`orders`",
+        "INSERT INTO `main`.`{}`.`orders`",
+        "MERGE INTO `main`.`{}`.`_elt_state`",
+    ],
+)
+def test_a_lost_answer_doubles_nothing(desk: Desk, settings: dict[str, str], lost: str) -> None:
+    """The SDK sends a statement again when the connection breaks, whether it was carried out or not."""
+    bench = desk.bench(**settings)
+    desk.space.fail(f"{lost.format(desk.schema)}.*{desk.schema}|{lost.format(desk.schema)}", drop=True, after=True)
+    pattern = re.compile(lost.format(desk.schema), re.S)
+    for _ in range(2):  # a step that failed is tried again
+        try:
+            if bench.cursor() is None:
+                bench.load(APPEND, [(1, "a", 1)], checkpoint=Checkpoint(1))
+        except TransientError:
+            desk.clock.sleep(commits.CLAIM_SECONDS + 1)
+    assert (bench.rows(), bench.cursor()) == ([(1, "a", 1)], 1)
+    asked = [s for s in desk.statements() if pattern.search(s)]
+    assert len(asked) != 1, "the connection did break, and the statement was sent again"
 
 
 # --- signing in

@@ -31,13 +31,27 @@ def load_all_ways(bench: Bench) -> None:
     """One load of each kind."""
     described = pa.schema([column("id", pa.int64(), description="it's"), *list(ROWS)[1:]])
     bench.load(APPEND, [(1, "a", 1)], cursor_field="at", description="orders", checkpoint=Checkpoint(1))
-    bench.load(APPEND, [(1, "a", 1), (2, "b", 2)], columns=described, cursor_field="at", boundary=Checkpoint(1), description="new")
+    bench.load(
+        APPEND,
+        [(1, "a", 1), (2, "b", 2)],
+        columns=described,
+        cursor_field="at",
+        boundary=Checkpoint(1),
+        description="new",
+    )
     bench.load(MERGE, [(1, "A", 3), (3, "c", 3)], history=True, **KEYED)
     bench.load(MERGE, [(1, None, 4, NOON)], arriving=MARKED, history=True, **KEYED)
     bench.load(REPLACE, [(1, "a", 1)], history=True, reset_history=True, **KEYED)
     bench.load(REPLACE, [("x", 1.5)], columns=pa.schema([("id", pa.string()), ("new;column", pa.float64())]))
-    odd = pa.schema([("u", UUID), ("t", pa.time64("us")), ("i", pa.month_day_nano_interval()), ("at", TIMESTAMP_UTC), ("doc", JSON)])
-    bench.load(APPEND, [(uuid.UUID(int=1), None, (1, 2, 3000), JULY, "{}"), (None, None, None, None, "{")], columns=odd, table="odd")
+    odd = pa.schema(
+        [("u", UUID), ("t", pa.time64("us")), ("i", pa.month_day_nano_interval()), ("at", TIMESTAMP_UTC), ("doc", JSON)]
+    )
+    bench.load(
+        APPEND,
+        [(uuid.UUID(int=1), None, (1, 2, 3000), JULY, "{}"), (None, None, None, None, "{")],
+        columns=odd,
+        table="odd",
+    )
     bench.load(APPEND, [(None, None, None, "text", None)], columns=odd.set(3, pa.field("at", pa.string())), table="odd")
     soft: dict[str, Any] = {"columns": MARKED, "deletes": DeleteMode.SOFT, "table": "soft", **KEYED}
     bench.load(MERGE, [(1, "a", 1, None), (2, "b", 1, NOON)], **soft)
@@ -88,7 +102,15 @@ def singles(statement: str) -> list[str]:
 
 
 def test_there_is_something_to_judge(statements: list[str]) -> None:
-    for word in ("MERGE INTO", "INSERT OVERWRITE", "CREATE OR REPLACE TABLE", "read_files", "NOT MATCHED BY SOURCE", "ALTER COLUMN", "ADD COLUMNS"):
+    for word in (
+        "MERGE INTO",
+        "INSERT OVERWRITE",
+        "CREATE OR REPLACE TABLE",
+        "read_files",
+        "NOT MATCHED BY SOURCE",
+        "ALTER COLUMN",
+        "ADD COLUMNS",
+    ):
         assert any(word in s for s in statements), word
 
 
@@ -97,7 +119,9 @@ def test_sqlglot_reads_every_statement(statements: list[str]) -> None:
         if UNKNOWN_TO_SPARK.match(statement):
             continue
         parsed = sqlglot.parse_one(re.sub(" AS JSON$", "", statement), read="databricks")
-        assert not isinstance(parsed, exp.Command) or statement.startswith(("ALTER TABLE", "SHOW", "DESCRIBE")), statement
+        assert not isinstance(parsed, exp.Command) or statement.startswith(("ALTER TABLE", "SHOW", "DESCRIBE")), (
+            statement
+        )
 
 
 @pytest.mark.slow
