@@ -14,6 +14,7 @@ from elt_dagster.destinations._snowflake_stage import ARRIVAL, Part
 from elt_dagster.destinations._snowflake_table import Table
 from elt_dagster.destinations._snowflake_types import (
     DIALECT,
+    bound_text,
     comparable,
     converted,
     from_staged,
@@ -280,9 +281,10 @@ def mark_missing(session: Session, table: str, plan: LoadPlan, columns: pa.Schem
 def window(plan: LoadPlan, columns: pa.Schema) -> tuple[str, list[str]]:
     """The condition that a row of t is in the plan's window, with its parameters."""
     assert plan.replaces is not None  # noqa: S101 - the caller looked
-    name, kind = quote(plan.replaces.column), DIALECT.column_type(columns.field(plan.replaces.column).type)
-    bounds = [plan.replaces.start.isoformat(), plan.replaces.end.isoformat()]
-    return f"t.{name} >= CAST(? AS {kind}) AND t.{name} < CAST(? AS {kind})", bounds
+    kind = columns.field(plan.replaces.column).type
+    name, to = quote(plan.replaces.column), DIALECT.column_type(kind)
+    bounds = [bound_text(plan.replaces.start, kind), bound_text(plan.replaces.end, kind)]
+    return f"t.{name} >= CAST(CAST(? AS VARCHAR) AS {to}) AND t.{name} < CAST(CAST(? AS VARCHAR) AS {to})", bounds
 
 
 def keep_new(

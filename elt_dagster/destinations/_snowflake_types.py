@@ -7,6 +7,8 @@ https://docs.snowflake.com/en/sql-reference/intro-summary-data-types
 """
 
 import re
+from datetime import UTC, date, datetime
+from typing import Any
 
 import pyarrow as pa
 
@@ -182,6 +184,14 @@ def converted(expression: str, kind: pa.DataType, to: pa.DataType) -> str:
     if kind == JSON:
         return f"TO_JSON({expression})"
     return f"CAST({expression} AS {DIALECT.column_type(to)})"
+
+
+def bound_text(value: Any, kind: pa.DataType) -> str:
+    """A bound of a range as the text that casts to a column of type ``kind``; a point in time is a day to a column of days."""
+    if isinstance(value, datetime):
+        utc = value.astimezone(UTC) if value.tzinfo is not None else value
+        return (utc.date() if pa.types.is_date(kind) else utc).isoformat()
+    return value.isoformat() if isinstance(value, date) else str(value)
 
 
 def comparable(expression: str, kind: pa.DataType) -> str:

@@ -10,7 +10,6 @@ done before the transaction, what in it, and why two loads cannot both win is wr
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -31,7 +30,7 @@ from elt_dagster.destinations._snowflake_table import (
     read_states,
     save_state,
 )
-from elt_dagster.destinations._snowflake_types import DIALECT, as_canonical, folded, readable
+from elt_dagster.destinations._snowflake_types import DIALECT, as_canonical, bound_text, folded, readable
 from elt_dagster.destinations.base import Destination, Load, LoadPlan, State, StateMove, TableRef
 from elt_dagster.destinations.history import history_columns, history_table
 from elt_dagster.destinations.plans import check_plan
@@ -168,11 +167,11 @@ def _condition(found: Table, where: Mapping[str, tuple[Any, Any]]) -> tuple[str,
     terms: list[str] = []
     bounds: list[str] = []
     for name, (low, high) in where.items():
-        kind = DIALECT.column_type(_required(found, name).type)
+        kind = _required(found, name).type
         for bound, compare in ((low, ">="), (high, "<")):
             if bound is not None:
-                terms.append(f"{quote(name)} {compare} CAST(CAST(? AS VARCHAR) AS {kind})")
-                bounds.append(bound.isoformat() if isinstance(bound, date | datetime) else str(bound))
+                terms.append(f"{quote(name)} {compare} CAST(CAST(? AS VARCHAR) AS {DIALECT.column_type(kind)})")
+                bounds.append(bound_text(bound, kind))
     return (f" WHERE {' AND '.join(terms)}" if terms else ""), bounds
 
 

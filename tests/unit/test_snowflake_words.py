@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from elt_dagster.destinations._snowflake_settings import SnowflakeConfig
 from elt_dagster.destinations._snowflake_stage import Staging
 from elt_dagster.destinations._snowflake_types import (
     DIALECT,
+    bound_text,
     canonical_type,
     grows_in_place,
     literal,
@@ -102,6 +104,14 @@ def test_a_backslash_in_a_literal_stays_one() -> None:
     assert literal("it's a \\n") == "'it''s a \\\\n'"
 
 
+def test_a_bound_is_text_that_casts_to_the_column() -> None:
+    noon = datetime(2026, 7, 1, 14, tzinfo=timezone(timedelta(hours=2)))
+    assert bound_text(noon, pa.timestamp("us")) == "2026-07-01T12:00:00+00:00"
+    assert bound_text(noon, pa.date32()) == "2026-07-01"
+    assert bound_text(date(2026, 7, 1), pa.date32()) == "2026-07-01"
+    assert bound_text(20, pa.int64()) == "20"
+
+
 # --- settings
 
 
@@ -165,7 +175,7 @@ def test_no_setting_shows_its_secret() -> None:
 
 
 def told(
-    number: int, text: str = "SECRET row", *, kind: type[Exception] = errors.ProgrammingError, **more: Any
+    number: int, text: str = "SECRET row", *, kind: type[errors.Error] = errors.ProgrammingError, **more: Any
 ) -> EltError:
     error = kind(msg=text, errno=number, sqlstate="XXXXX")
     found = explained(error, "loading raw.orders", SnowflakeConfig.model_validate({**SETTINGS, **more}))
