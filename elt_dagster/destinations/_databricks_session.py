@@ -225,6 +225,7 @@ def _succeeded(response: Any) -> Any:
 def _connected(config: DatabricksConfig, runtime: Runtime) -> Any:
     try:
         from databricks import sdk
+        from databricks.sdk.config import Config
     except ImportError:
         raise ConfigError(
             "The Databricks warehouse needs the package databricks-sdk.",
@@ -242,7 +243,7 @@ def _connected(config: DatabricksConfig, runtime: Runtime) -> Any:
         given |= {"credentials_strategy": _refreshing(config)}
     else:
         given |= {"profile": config.profile}
-    return sdk.WorkspaceClient(config=sdk.config.Config(clock=_clock(runtime), **given))
+    return sdk.WorkspaceClient(config=Config(clock=_clock(runtime), **given))
 
 
 def _refreshing(config: DatabricksConfig) -> Any:
