@@ -1,6 +1,7 @@
 """Definitions built anew in a running process, as the code server asks for it; the server itself is in `test_live_syncs`."""
 
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,8 @@ def test_a_job_that_is_gone_is_known_until_those_who_were_fetching_it_are_done(
         assert not repository.has_job("sync_shop")
         assert repository.get_job("sync_shop").name == "sync_shop"
     assert third.get_job("sync_other").name == "sync_other"
-    now = reloading.time.monotonic()
-    monkeypatch.setattr(reloading.time, "monotonic", lambda: now + reloading.GONE_SECONDS + 1)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + reloading.GONE_SECONDS + 1)
     with pytest.raises(dg.DagsterInvariantViolationError, match="sync_shop"):
         third.get_job("sync_shop")
 
