@@ -254,3 +254,14 @@ def test_a_killed_daemon_doubles_nothing_and_a_queued_run_outlives_its_sync(
     assert len(apart.started("once")) == 1
     assert [r["runId"] for r in apart.started("doomed")] == [queued]
     assert project.rows("SELECT count(*) FROM doomed.orders") == [(3,)]
+
+
+def test_a_daemon_killed_again_and_again_starts_each_first_run_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    deployment = made(tmp_path)
+    said = deployment.project.command("python", "-m", "tests.integration.live_kills", str(tmp_path), "12", "1")
+    found = json.loads(said.strip().splitlines()[-1])
+    assert found["killed"] >= 12
+    assert found["runs"] == {f"new-{number + 1}": 1 for number in range(found["created"])}
