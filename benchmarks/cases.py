@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from elt_dagster.control.configured import ConfiguredSync
 from elt_dagster.model import Batch, LoadMode, ReadRequest, Stream, SyncSpec
 from elt_dagster.registry import load_connector
+from elt_dagster.sdk.budget import LocalLedger
 from elt_dagster.testing.fakes import MemorySource
 
 ROWS = int(os.environ.get("BENCH_ROWS", "1000000"))
@@ -77,6 +78,12 @@ class Connections:
 
     def salt(self) -> bytes:
         return b"bench"
+
+    def ledger(self, name: str) -> LocalLedger:
+        return LocalLedger()
+
+    def active_run(self, binding_id: str) -> str | None:
+        return None
 
     def lease(self, binding_id: str, run_id: str) -> nullcontext[int]:
         return nullcontext(0)

@@ -113,7 +113,8 @@ def load_dlt(folder: Path, name: str, warehouse: str, disposition: str = "merge"
     key = KEY if disposition == "merge" else None
     resource = library.resource(tables, name="t", write_disposition=disposition, primary_key=key)
     pipeline.run(resource, loader_file_format="parquet")
-    return pq.read_metadata(path).num_rows * times
+    rows: int = pq.read_metadata(path).num_rows
+    return rows * times
 
 
 # -- the cases ------------------------------------------------------------------------------------
