@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elt_dagster.cli.progress import Board, ProgressView, progress_view
-from elt_dagster.cli.session import Session, command
+from elt_dagster.cli.session import Session, command, workspace_option
 from elt_dagster.cli.show import cell, number, seconds, size, table
 
 if TYPE_CHECKING:
@@ -31,12 +31,7 @@ CANCELLED = 130
     "--from", "start", metavar="TIME", help="Read only rows from this time on (2026-07-01, 2026-07-01T06:00)."
 )
 @click.option("--to", "end", metavar="TIME", help="End of that window, exclusive; default now.")
-@click.option(
-    "-w",
-    "workspace_file",
-    metavar="FILE",
-    help="Dagster's workspace.yaml; default the webserver at $ELT_DAGSTER_WEBSERVER_URL, else the file in this folder.",
-)
+@workspace_option
 @command
 def run(
     session: Session,

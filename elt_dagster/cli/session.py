@@ -117,6 +117,15 @@ def stdout_as_stderr() -> Iterator[None]:
         os.close(kept)
 
 
+workspace_option = click.option(
+    "-w",
+    "workspace_file",
+    metavar="FILE",
+    help="Dagster's workspace.yaml; default the webserver at $ELT_DAGSTER_WEBSERVER_URL, else the file in this folder.",
+)
+"""Where the definitions are that a command launches runs of."""
+
+
 def command(function: F) -> F:
     """Give a command ``--store``, ``--workspace`` and ``--json``, and call it with a `Session` first."""
 

@@ -2,25 +2,12 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import dagster as dg
 import pytest
 from dagster._utils.schedules import schedule_execution_time_iterator
 
-from tests.integration.dagster_project import CONNECTORS, CUSTOMERS, ITEMS, ORDERS, ShopProject, shop
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ShopProject:
-    monkeypatch.setenv("ELT_DAGSTER_CONNECTORS", str(CONNECTORS))
-    return ShopProject.make(tmp_path)
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.local_temp(str(tmp_path / "home")) as found:
-        yield found
+from tests.integration.dagster_project import CUSTOMERS, ITEMS, ORDERS, ShopProject, shop
 
 
 def wanted(

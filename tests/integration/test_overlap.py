@@ -2,26 +2,11 @@
 
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import dagster as dg
-import pytest
 
 from elt_dagster.orchestration.tags import SKIPPED_FOR_TAG
-from tests.integration.dagster_project import CONNECTORS, ORDERS, ShopProject, shop
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ShopProject:
-    monkeypatch.setenv("ELT_DAGSTER_CONNECTORS", str(CONNECTORS))
-    return ShopProject.make(tmp_path)
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.local_temp(str(tmp_path / "home")) as found:
-        yield found
+from tests.integration.dagster_project import ORDERS, ShopProject, shop
 
 
 def run(project: ShopProject, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:

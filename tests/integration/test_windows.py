@@ -1,15 +1,13 @@
 """History as partitions: windows are Dagster partitions, loaded side by side, again and again, beside the checkpoint."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from elt_dagster.model import ExecutionMode
-from tests.integration.dagster_project import CONNECTORS, CUSTOMERS, ORDERS, ShopProject, shop
+from tests.integration.dagster_project import CUSTOMERS, ORDERS, ShopProject, shop
 
 HOURLY = {"execution_mode": "fan_out_window", "slicing": {"window": "1h", "start": "2026-01-01"}}
 STREAMS = [{"name": "public.orders", "load_mode": "append"}, {"name": "public.customers"}]
@@ -17,17 +15,9 @@ FIRST_HOUR, SECOND_HOUR = "2026-01-01-00:00", "2026-01-01-01:00"
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ShopProject:
-    monkeypatch.setenv("ELT_DAGSTER_CONNECTORS", str(CONNECTORS))
-    found = ShopProject.make(tmp_path)
-    found.say("rows", 7_300)  # one a second: two hours and a bit
-    return found
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.local_temp(str(tmp_path / "home")) as found:
-        yield found
+def project(project: ShopProject) -> ShopProject:
+    project.say("rows", 7_300)  # one a second: two hours and a bit
+    return project
 
 
 def sliced(**changes: Any) -> dict[str, Any]:
