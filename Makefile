@@ -5,10 +5,11 @@ READY := .venv/.ready
 PORT ?= 3000
 WORKERS ?= 3
 
-.PHONY: help setup run test check format bench chaos docs servers clean
+.PHONY: help setup run test test-all check format bench chaos docs servers clean
 help:
 	@echo "make run     sync a public data set into DuckDB, then serve the Dagster UI"
 	@echo "make test    checks and tests, with a real PostgreSQL"
+	@echo "make test-all  the same with every variant of every warehouse"
 	@echo "make check   format, lint, types, layers"
 	@echo "make bench   speed and memory, as ratios in one run"
 	@echo "make chaos   hundreds of killed loads per warehouse; no row lost, none doubled"
@@ -32,6 +33,9 @@ run: $(READY)
 # The full check comes first, for it fails fastest.
 test: check servers
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
+
+test-all: export ELT_DAGSTER_TEST_ALL = 1
+test-all: test
 
 check: $(READY)
 	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted; run: make format"; exit 1; }

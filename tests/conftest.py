@@ -1,10 +1,28 @@
 """Fixtures that more than one test module needs."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
+from elt_dagster.testing._destination_loads import LoadTests
 from tests import servers
+
+EVERYTHING = "ELT_DAGSTER_TEST_ALL"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A variant of a warehouse that signed the contract already repeats only what variants differ in, unless all is asked for."""
+    if os.environ.get(EVERYTHING):
+        return
+    repeated = [item for item in items if item.get_closest_marker("again") and not _is_about_loads(item)]
+    config.hook.pytest_deselected(items=repeated)
+    left_out = set(repeated)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _is_about_loads(item: pytest.Item) -> bool:
+    return getattr(item, "originalname", item.name) in vars(LoadTests)
 
 
 @pytest.fixture(scope="session")

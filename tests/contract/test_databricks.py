@@ -66,7 +66,7 @@ class TestDatabricks(OnTheStandIn):
     settings = {"transactions": "auto"}
 
 
-@pytest.mark.slow
+@pytest.mark.again(reason="only commits differ")
 class TestDatabricksWithoutTransactions(OnTheStandIn):
     variant = "without transactions"
     settings = {"catalog": "legacy"}
