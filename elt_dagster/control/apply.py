@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from elt_dagster.control.backends import check_backend
 from elt_dagster.control.changes import (
     Action,
     Change,
@@ -140,6 +141,7 @@ class _Comparison:
         for i, sync in enumerate(self.project.syncs):
             kind = self.accounts[sync.connection].kinds.source if sync.connection in self.accounts else None
             self.problems += check_settings(sync, ("syncs", i), kind) if kind else []
+            self.problems += check_backend(sync, ("syncs", i), self.it.environ, verify=self.wishes.verify)
         self._stop()
         self._compare_syncs()
         self._stop()

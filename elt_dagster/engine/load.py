@@ -85,7 +85,7 @@ class StreamRead:
         """
         resolved = resolve_binding(self.binding, self.stream)
         destination = self.open_destination()
-        with self._leased(cancelled, say) as fence:
+        with self.leased(cancelled, say) as fence:
             state = destination.state(self.sync.dataset, self.state_id)
             run = RunContext(
                 run_id=self.run_id,
@@ -102,7 +102,7 @@ class StreamRead:
             return _Pipeline(self, plan, destination, observe, cancelled).run()
 
     @contextmanager
-    def _leased(self, cancelled: Callable[[], bool], say: Callable[[str], None]) -> Iterator[int]:
+    def leased(self, cancelled: Callable[[], bool], say: Callable[[str], None]) -> Iterator[int]:
         """The lease, as soon as it is free; its holder may be dead, and then it ends by itself."""
         with ExitStack() as held:
             waiting_for: str | None = None

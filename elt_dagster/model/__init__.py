@@ -1,5 +1,6 @@
 """The nouns of a sync: what a source offers, what was configured, what travels, what came of it."""
 
+from elt_dagster.model.backend import BackendSettings
 from elt_dagster.model.batch import Batch, Checkpoint, CheckResult, CursorValue, ReadRequest, Window, cursor_text
 from elt_dagster.model.checks import Checks
 from elt_dagster.model.run import StreamResult
@@ -9,6 +10,7 @@ from elt_dagster.model.sync import ConnectionSpec, Execution, Project, Schedule,
 from elt_dagster.model.words import (
     Automation,
     DeleteMode,
+    ExecutionBackend,
     ExecutionMode,
     ExecutorChoice,
     LoadMode,
@@ -23,6 +25,7 @@ from elt_dagster.model.words import (
 
 __all__ = [
     "Automation",
+    "BackendSettings",
     "Batch",
     "Catalog",
     "CheckResult",
@@ -32,6 +35,7 @@ __all__ = [
     "CursorValue",
     "DeleteMode",
     "Execution",
+    "ExecutionBackend",
     "ExecutionMode",
     "ExecutorChoice",
     "LoadMode",

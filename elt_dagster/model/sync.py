@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from elt_dagster.model.backend import BackendSettings, misplaced
 from elt_dagster.model.checks import Checks
 from elt_dagster.model.names import SLUG, snake_case, table_name
 from elt_dagster.model.part import MisplacedError, Part
@@ -17,6 +18,7 @@ from elt_dagster.model.slicing import Slicing, known_zone
 from elt_dagster.model.words import (
     Automation,
     DeleteMode,
+    ExecutionBackend,
     ExecutionMode,
     ExecutorChoice,
     LoadMode,
@@ -207,6 +209,10 @@ class SyncSpec(Part):
     """For fan_out_window: the windows into which every stream is cut that can be read by time; the others are loaded whole."""
     execution: Execution = Execution()
     """Concurrency and retries."""
+    execution_backend: ExecutionBackend = ExecutionBackend.NATIVE
+    """native, external, prefect or temporal: who loads the tables."""
+    backend: BackendSettings = BackendSettings()
+    """For execution_backend prefect and temporal: where that is and what it runs."""
     freshness_sla_seconds: int | None = Field(default=None, ge=MIN_FRESHNESS_SECONDS)
     """How old the tables may get before Dagster says they are stale; at least 60, for Dagster's policies allow no less."""
     schema_drift: SchemaDrift = SchemaDrift.EVOLVE
@@ -259,6 +265,7 @@ class SyncSpec(Part):
         if any(s.full_sync_at_midnight for s in self.streams) and self.schedule is None:
             raise ValueError("full_sync_at_midnight needs a schedule, for its time zone")
         self._check_slicing()
+        self._check_backend()
         seen: dict[str, str] = {}
         for i, binding in enumerate(self.streams):
             if binding.name in seen.values():
@@ -281,6 +288,21 @@ class SyncSpec(Part):
         for i, binding in enumerate(self.streams):
             if binding.sliced and not windows:
                 raise MisplacedError(("streams", i, "sliced"), "sliced needs execution_mode fan_out_window")
+
+    def _check_backend(self) -> None:
+        if wrong := misplaced(self.execution_backend, self.backend):
+            name, text = wrong
+            raise MisplacedError(("backend", name), text)
+        if self.execution_backend is not ExecutionBackend.EXTERNAL:
+            return
+        by_itself = {
+            "schedule": self.schedule is not None,
+            "automation": self.automation is not None,
+            "trigger_mode": self.trigger is not TriggerMode.MANUAL,
+        }
+        for name in (name for name, is_set in by_itself.items() if is_set):
+            text = f"execution_backend external means that Dagster starts nothing, so there can be no {name}"
+            raise MisplacedError((name,), text)
 
     def slicing_of(self, binding: TableBinding) -> Slicing | None:
         """How ``binding`` is cut into windows, with the zone filled in; None when it is loaded whole."""

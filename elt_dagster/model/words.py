@@ -42,6 +42,15 @@ class ExecutionMode(StrEnum):
     FAN_OUT_WINDOW = "fan_out_window"
 
 
+class ExecutionBackend(StrEnum):
+    """Who loads the tables of a sync: Dagster, somebody who reports it to Dagster, a Prefect deployment, or a Temporal workflow."""
+
+    NATIVE = "native"
+    EXTERNAL = "external"
+    PREFECT = "prefect"
+    TEMPORAL = "temporal"
+
+
 class ExecutorChoice(StrEnum):
     """What runs the streams of a run in the fan-out modes: threads or processes of one machine, or those of a cluster."""
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import dagster as dg
 
+from elt_dagster.control.backends import require_backend
 from elt_dagster.control.configured import ConfiguredSync
 from elt_dagster.engine import StreamRead, resolve_binding
 from elt_dagster.errors import ConfigError, EltError
-from elt_dagster.model import RunMode, TriggeredBy
+from elt_dagster.model import ExecutionBackend, RunMode, TriggeredBy
+from elt_dagster.orchestration.backends import Handover, external_asset, is_native
 from elt_dagster.orchestration.checking import StepChecks
 from elt_dagster.orchestration.checks import check_specs
 from elt_dagster.orchestration.errors import REASON, dagster_errors, failure, retry_policy
@@ -40,6 +43,9 @@ def build_assets(
     ]
     specs = [translator.get_asset_spec(p) for p in props]
     keys = frozenset(spec.key for spec in specs)
+    require_backend(sync.spec, sync.runtime.environ)
+    if sync.spec.execution_backend is ExecutionBackend.EXTERNAL:
+        return [external_asset(spec.with_io_manager_key(io_manager_key(sync.spec.destination))) for spec in specs]
     return [_build_asset(p, spec, keys) for p, spec in zip(props, specs, strict=True)]
 
 
@@ -57,7 +63,7 @@ def _build_asset(props: BindingProps, spec: dg.AssetSpec, sync_keys: frozenset[d
     )
     def load(
         context: dg.AssetExecutionContext, sync_run: SyncRun
-    ) -> Iterator[dg.Output[StreamRead] | dg.AssetCheckResult]:
+    ) -> Iterator[dg.Output[StreamRead] | dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         if not context.selected_asset_keys:
             yield from StepChecks(context=context, sync=sync, resolved=props.resolved, key=spec.key).alone()
             return
@@ -71,14 +77,27 @@ def _build_asset(props: BindingProps, spec: dg.AssetSpec, sync_keys: frozenset[d
                 context.log.warning(f"{stream}: left out, for run {active} is loading it.")
                 context.instance.add_run_tags(context.run.run_id, {SKIPPED_FOR_TAG: active})
                 return
-            read = with_discovered_stream(sync, read)
+            handed_over = None if is_native(sync) else _hand_over(context, props, read, spec.key)
+            if handed_over is None:
+                read = with_discovered_stream(sync, read)
             resolved = resolve_binding(read.binding, read.stream)
         step = StepChecks(context=context, sync=sync, resolved=resolved, key=spec.key)
+        if handed_over is not None:
+            yield from step.after_elsewhere()  # before the materialization, which they hold the columns against
+            yield handed_over
+            return
         watched = step.watched(read)
         yield dg.Output(watched, output_name=spec.key.to_python_identifier())  # the IO manager loads it here
         yield from step.after(watched)
 
     return load
+
+
+def _hand_over(
+    context: dg.AssetExecutionContext, props: BindingProps, read: StreamRead, key: dg.AssetKey
+) -> "dg.MaterializeResult[Any]":
+    handover = Handover(sync=props.sync, resolved=props.resolved, read=read, context=context, key=key)
+    return dg.MaterializeResult(asset_key=key, metadata=handover.run())
 
 
 def with_discovered_stream(sync: ConfiguredSync, read: StreamRead) -> StreamRead:

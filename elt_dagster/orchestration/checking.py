@@ -91,6 +91,10 @@ class StepChecks:
             }
         )
 
+    def after_elsewhere(self) -> Iterator[dg.AssetCheckResult]:
+        """What the checks say of a load that something else made: its columns. The others would have to scan the table."""
+        yield from self._all({checks.SCHEMA_DRIFT: self._drift_now})
+
     def alone(self) -> Iterator[dg.AssetCheckResult]:
         """What the checks say of the table as it is, when they are run without a load."""
         yield from self._all(

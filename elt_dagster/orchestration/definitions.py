@@ -19,7 +19,7 @@ import dagster as dg
 
 from elt_dagster.control.configured import ConfiguredSync
 from elt_dagster.errors import ConfigError, ConflictError
-from elt_dagster.model import SyncStatus, TriggerMode
+from elt_dagster.model import ExecutionBackend, SyncStatus, TriggerMode
 from elt_dagster.orchestration._live_load import ShownConnections, StoreRead, pin_revision, read_store
 from elt_dagster.orchestration.assets import broken_asset, build_assets
 from elt_dagster.orchestration.automation import automation_sensor
@@ -201,6 +201,12 @@ class _Builder:
         prefix = () if spec.destination == self.default_destination else (spec.destination.replace("-", "_"),)
         assets = build_assets(sync, self.translator, prefix)
         keys = [a.key for a in assets]
+        if spec.execution_backend is ExecutionBackend.EXTERNAL:
+            # Nothing here is run by Dagster: no job, no schedule.
+            self._claim(spec.slug, keys)
+            self.resources[io_key] = io_manager
+            self.assets += assets
+            return
         job = build_job(sync, keys)
         midnight = [k for k, b in zip(keys, spec.streams, strict=True) if b.full_sync_at_midnight]
         schedules = build_schedules(sync, assets, midnight)

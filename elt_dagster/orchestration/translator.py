@@ -17,6 +17,7 @@ import dagster as dg
 from elt_dagster.control.configured import ConfiguredSync
 from elt_dagster.engine import ResolvedBinding
 from elt_dagster.engine.windows import slicing_of
+from elt_dagster.model import ExecutionBackend, SyncSpec
 from elt_dagster.orchestration.automation import condition_of
 from elt_dagster.orchestration.lineage import source_key
 from elt_dagster.orchestration.metadata import SYNC, definition_metadata
@@ -61,7 +62,7 @@ class SyncTranslator:
             group_name=group_name(spec.slug),
             owners=list(spec.owners),
             tags={**spec.tags, SYNC: spec.slug},
-            kinds={props.source_kind, props.warehouse_kind},
+            kinds={props.source_kind, props.warehouse_kind, *_backend_kind(spec)},
             automation_condition=condition_of(spec),
             partitions_def=partitions_of(slicing) if slicing is not None else None,
             freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(seconds=sla)) if sla else None,
@@ -79,6 +80,11 @@ class SyncTranslator:
 def group_name(slug: str) -> str:
     """A slug as an asset group or part of a job's name, which take no hyphens."""
     return slug.replace("-", "_")
+
+
+def _backend_kind(spec: SyncSpec) -> set[str]:
+    native = spec.execution_backend is ExecutionBackend.NATIVE
+    return set() if native else {spec.execution_backend.value}
 
 
 def _parents(props: BindingProps) -> list[dg.AssetKey]:
@@ -99,5 +105,7 @@ def _description(props: BindingProps) -> str:
         "Schedule": schedule,
         "Sync": spec.title,
     }
+    if spec.execution_backend is not ExecutionBackend.NATIVE:
+        rows = {**rows, "Loaded by": spec.execution_backend.value}
     table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
     return f"{resolved.stream.description}\n\n{table}".strip()
