@@ -26,6 +26,7 @@ $(READY): pyproject.toml constraints.txt
 
 servers: $(READY)
 	@sh scripts/postgres.sh
+	@PYTHON=$(PYTHON) sh scripts/prefect.sh
 
 run: $(READY)
 	@$(BIN)/python -m examples.run --port $(PORT)

@@ -49,7 +49,7 @@ class BackendSettings(Part):
     tls: bool = False
     """temporal: connect with TLS; an api_key always does."""
     api_key: Annotated[Reference, Field(min_length=1, max_length=1)] | None = None
-    """A reference, `{env: NAME}` or `{file: PATH}`; a key itself is refused, for syncs are shown to everybody who may see them."""
+    """A reference, `{env: NAME}` or `{file: PATH}`; a key itself is refused, for syncs are shown to everybody who may see them. prefect: a key of its cloud, or `user:password` of a server of your own."""
     parameters: dict[str, Any] = Field(default_factory=lambda: dict(DEFAULT_PARAMETERS))
     """What the flow or workflow is given. `{sync}`, `{stream}`, `{connection}`, `{destination}`, `{schema}`, `{table}`, `{load_mode}`, `{run_mode}`, `{run_id}`, `{window_start}` and `{window_end}` in a text are filled in."""
     poll_seconds: float = Field(default=5.0, ge=0.1, le=300)

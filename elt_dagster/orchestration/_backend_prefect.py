@@ -5,6 +5,7 @@ its API; what is used here has not changed since Prefect 2.0.
 """
 
 import json
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -52,7 +53,7 @@ class PrefectBackend:
         key = open_key(sync, PREFECT_API_KEY, environ)
         self._deployment = settings.deployment
         self._pages = settings.ui_url or _pages(url)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = {"Authorization": _authorization(key)} if key else {}
 
         def client(runtime: Runtime) -> Http:
             return Http(url, title=self.title, runtime=runtime, headers=headers, retries=_RETRIES)
@@ -120,6 +121,11 @@ class PrefectBackend:
             url=f"{self._pages}/runs/flow-run/{run['id']}",
             heartbeat=max(signs, default=None),
         )
+
+
+def _authorization(key: str) -> str:
+    """A key of Prefect Cloud, or the ``user:password`` of a server of one's own."""
+    return f"Basic {b64encode(key.encode()).decode()}" if ":" in key else f"Bearer {key}"
 
 
 def _pages(api_url: str) -> str:
