@@ -79,7 +79,18 @@ def prefect_server(folder: Path) -> Iterator[PrefectServer]:
         "PREFECT_UI_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }
-    command = [PYTHON, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-services"]
+    command: list[str | Path] = [
+        PYTHON,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--no-services",
+    ]
     user, _, password = AUTH.partition(":")
     with (
         started(command, environ, folder / "server.log"),

@@ -184,4 +184,4 @@ def _why_not_loaded(workspace: Mapping[str, Any]) -> str:
         problem = entry["locationOrLoadError"]
         if problem and problem["__typename"] == "PythonError":
             return f"The code location {entry['name']} does not load: {problem['message'].strip()}"
-    return "Is it archived, broken, or not selected by ELT_DAGSTER_SELECT? Reload the code location if it is new."
+    return "Is it archived, broken, loaded by others (external), or not selected by ELT_DAGSTER_SELECT? Reload the code location if it is new."

@@ -130,7 +130,9 @@ def test_a_deployment_loads_a_stream_and_what_it_tells_is_on_the_asset(
     assert "elt/bytes_read" not in told, "what is no number is left out, and fails nothing"
     assert (told[BACKEND_RUN], told[BACKEND_STATUS]) == (run["id"], "Completed")
     assert told[BACKEND_URL] == f"{prefect.api_url.removesuffix('/api')}/runs/flow-run/{run['id']}"
-    assert [c.name for c in told[COLUMN_SCHEMA].columns] == ["id", "amount"]
+    schema = told[COLUMN_SCHEMA]
+    assert isinstance(schema, dg.TableSchema)
+    assert [c.name for c in schema.columns] == ["id", "amount"]
     (check,) = result.get_asset_check_evaluations()
     assert (check.check_name, check.passed) == ("schema_drift", True)
     seen = [e.asset_observation_data.asset_observation.metadata[BACKEND_STATUS].value

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from elt_dagster.control import backends as control
 from elt_dagster.control.backends import check_backend, require_backend
+from elt_dagster.control.workspace import Workspace
 from elt_dagster.errors import (
     AuthError,
     CancelledError,
@@ -30,13 +32,14 @@ from elt_dagster.errors import (
     SourceError,
     TransientError,
 )
-from elt_dagster.model import SyncSpec
+from elt_dagster.model import Project, SyncSpec
 from elt_dagster.model.backend import PLACEHOLDERS, BackendSettings, filled
 from elt_dagster.orchestration import backends
 from elt_dagster.orchestration._backend_follow import Clock, Follower, Phase, Sight, patient
 from elt_dagster.orchestration._backend_prefect import PrefectBackend
 from elt_dagster.orchestration._backend_temporal import TemporalBackend
 from elt_dagster.sdk.connector import Runtime
+from elt_dagster.store import Store, open_store
 
 BASE = {"slug": "shop", "connection": "shop-db", "destination": "warehouse", "schema": "raw_shop"}
 TEMPORAL = {"address": "127.0.0.1:7233", "workflow": "LoadStream", "task_queue": "loads"}
@@ -45,6 +48,13 @@ BEAT = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 
 def spec(backend: str, **settings: Any) -> SyncSpec:
     return SyncSpec.model_validate({**BASE, "execution_backend": backend, "backend": settings})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = open_store(f"sqlite:///{tmp_path / 'store.sqlite'}")
+    made.init()
+    return made
 
 
 # --- what a sync may say -------------------------------------------------------------------------------------------------------
@@ -134,6 +144,19 @@ def test_temporal_without_its_package_says_what_to_install(monkeypatch: pytest.M
     assert problem.path == ("syncs", 3, "execution_backend")
     assert "'temporalio'" in problem.text
     assert "elt-dagster[temporal]" in problem.text
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_writing_a_sync_that_lacks_something_is_refused(store: Store, verify: bool) -> None:
+    lines = {"streams": [{"name": "public.orders"}], "execution_backend": "prefect", "backend": {"deployment": "a/b"}}
+    warehouse = {"name": "warehouse", "connector": "duckdb", "config": {"path": "w.duckdb"}}
+    source = {"name": "shop-db", "connector": "postgres", "config": {"host": "127.0.0.1", "database": "d", "user": "u"}}
+    project = Project.model_validate({"connections": [source, warehouse], "syncs": [{**BASE, **lines}]})
+    with pytest.raises(ConfigError, match="PREFECT_API_URL"):
+        Workspace(store=store, environ={}).apply(project, verify=verify)
+    assert not store.syncs()
+    Workspace(store=store, environ={"PREFECT_API_URL": "http://x/api"}).apply(project, verify=False)
+    assert [sync.slug for sync in store.syncs()] == ["shop"]
 
 
 # --- Temporal ------------------------------------------------------------------------------------------------------------------
