@@ -157,7 +157,10 @@ def _bundled() -> ModuleType:
 def _import_folder(name: str, folder: Path) -> ModuleType:
     """Import ``folder`` as package ``name`` without touching ``sys.path``."""
     if name in sys.modules:
-        return sys.modules[name]
+        if str(folder) in sys.modules[name].__path__:
+            return sys.modules[name]
+        for known in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
+            del sys.modules[known]  # the variable names another folder now
     if not folder.is_dir():
         raise ConfigError(f"{FOLDER_VARIABLE} names {folder}, which is not a folder.", fix="Correct or unset it.")
     init = folder / "__init__.py"

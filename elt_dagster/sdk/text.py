@@ -5,6 +5,7 @@ stay text. Everything here works on whole Arrow columns; no value passes through
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 import pyarrow as pa
 
@@ -53,15 +54,11 @@ def cast(column: pa.Array, kind: pa.DataType, *, exact: bool = True) -> pa.Array
         return column
     if pa.types.is_null(kind):
         return pa.nulls(len(column)) if column.null_count == len(column) else None
-    if exact and not _keeps_text(column, kind):
-        return None
-    try:
-        return _parsed(column, kind, exact=exact)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        trimmed = pc.utf8_trim_whitespace(column)
-        if trimmed.equals(column):
-            return None
-    return cast(trimmed, kind, exact=exact)
+    if not exact or _keeps_text(column, kind):
+        with suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            return _parsed(column, kind, exact=exact)
+    trimmed = pc.utf8_trim_whitespace(column)
+    return None if trimmed.equals(column) else cast(trimmed, kind, exact=exact)
 
 
 def join(one: pa.DataType, two: pa.DataType) -> pa.DataType:

@@ -215,7 +215,7 @@ def test_a_broken_row_is_written_anew(workspace: Workspace) -> None:
         (project(lambda d: d["connections"][0].update(connector="shelv")), NotFoundError,
          "connections[0].connector: There is no connector 'shelv'. Did you mean 'shelf'?"),
         (sync_with(connection="shlf"), NotFoundError, "syncs[0].connection: sync 'shop': there is no connection 'shlf'. Did you mean 'shelf'?"),
-        (sync_with(destination="shelf"), ConfigError, "which is no warehouse. Allowed: duckdb"),
+        (sync_with(destination="shelf"), ConfigError, "which is no warehouse. Allowed: databricks, dlt, duckdb"),
         (sync_with(connection="warehouse"), ConfigError, "which is no source that can be read. Allowed:"),
         (stream_with(name="order"), NotFoundError, "syncs[0].streams[0].name: sync 'shop': the source has no stream 'order'. Did you mean 'orders'?"),
         (stream_with(cursor_field="changedat"), NotFoundError,

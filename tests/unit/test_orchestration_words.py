@@ -166,6 +166,8 @@ def a_run(status: str, steps: list[dict[str, Any]], **tags: str) -> dict[str, An
         "creationTime": 1.0,
         "startTime": 2.0,
         "endTime": None,
+        "rootRunId": None,
+        "parentRunId": None,
         "tags": [{"key": k, "value": v} for k, v in labels.items()],
         "stepStats": steps,
         "assetSelection": None,
