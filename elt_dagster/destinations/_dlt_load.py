@@ -72,7 +72,7 @@ class DltLoad(Load):
         self._seen: pa.Table | None = None
 
     def stage(self, batch: pa.RecordBatch) -> None:
-        """Keep ``batch`` in memory, or in Parquet files once the load has grown."""
+        """Keep ``batch`` in memory, or in files once the load has grown."""
         if batch.num_rows:
             self._staging.add(batch)
 

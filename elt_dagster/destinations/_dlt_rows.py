@@ -1,6 +1,6 @@
 """Staged rows on their way to dlt: brought into one shape, one row per key where that is asked for, without what is there already.
 
-All of it is SQL in a DuckDB of our own with bounded memory, over the staged Arrow tables or Parquet files; what does not fit into memory goes to the
+All of it is SQL in a DuckDB of our own with bounded memory, over the staged Arrow tables or files; what does not fit into memory goes to the
 load's folder. dlt gets Arrow tables, one after another.
 """
 

@@ -1,7 +1,7 @@
 """One load into a DuckDB table: staged without a lock, committed in one short transaction.
 
 The transaction checks owner and fence, makes or alters the table from our own DDL, brings the rows in, and writes the state row. Values never
-enter Python: all of it is SQL over the staged Arrow tables or Parquet files.
+enter Python: all of it is SQL over the staged Arrow tables or files.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ class DuckDBLoad(Load):
         self._columns = plan.columns
 
     def stage(self, batch: pa.RecordBatch) -> None:
-        """Keep ``batch`` in memory, or in Parquet files once the load has grown."""
+        """Keep ``batch`` in memory, or in files once the load has grown."""
         if batch.num_rows:
             self._staging.add(batch)
 

@@ -105,7 +105,9 @@ class DuckDB(Destination[DuckDBConfig]):
                 if plan.history:
                     find_history(session, plan)
         planned_evolution(plan, columns, [])
-        staging = Staging(self._staging_root, plan.load_id, number_rows=needs_arrival(plan))
+        staging = Staging(
+            self._staging_root, plan.load_id, number_rows=needs_arrival(plan), read_once=_only_inserts(plan)
+        )
         return DuckDBLoad(self._file, plan, staging, self.runtime)
 
     def state(self, schema: str, binding_id: str) -> State | None:
@@ -221,6 +223,11 @@ class DuckDB(Destination[DuckDBConfig]):
 
 
 destination = DuckDB
+
+
+def _only_inserts(plan: LoadPlan) -> bool:
+    """Whether staged rows go into the table as they come and are compared with nothing."""
+    return not (needs_arrival(plan) or plan.history or plan.boundary is not None or plan.replaces is not None)
 
 
 def _require_entry(session: Session, table: TableRef) -> Entry:

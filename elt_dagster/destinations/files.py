@@ -1,10 +1,13 @@
 """Staging: what was read but is not committed yet, where nobody else looks.
 
-A small load stays in memory as Arrow; a larger one becomes Parquet files in a folder of its own. Beside the folder lies an
+A small load stays in memory as Arrow; a larger one becomes files in a folder of its own. What is read once, from front to back, becomes Arrow
+files that are mapped when they are read: nothing is decoded and nothing copied, where writing and reading Parquet costs half as much again as
+inserting the rows. What is read several times, some columns at a time, and joined, becomes Parquet: a third of the space, and DuckDB
+knows how many rows there are, without which it may hold all of them for a join. Beside the folder lies an
 ``.owner`` file that its process keeps locked (flock), so that whoever comes later can tell a folder in use from one whose owner died, also
 across containers, where process ids mean nothing.
 
-Not all canonical types can be written to Parquet or read from it alike everywhere, so they are staged so:
+Not all canonical types are written to files or read from them alike everywhere, so they are staged so:
 ``json`` as its text, ``interval`` as ``struct<months: int32, days: int32, micros: int64>``, ``null`` not at all.
 """
 
@@ -15,7 +18,7 @@ import re
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,11 @@ from elt_dagster.sdk.arrow import canonical_schema, split
 ARRIVAL = "_elt_arrival"
 """A staged column with the row's position in the load, for "the last one wins"."""
 IN_MEMORY_BYTES = 8 * 1024 * 1024
+_FILE_BYTES = 32 * 1024 * 1024
+"""How much of the rows one file has: it is mapped as a whole, and what is mapped counts as memory of this process."""
+_PLAIN_BYTES = 1024 * 1024 * 1024
+"""How much of the rows is not compressed: space is taken for one gigabyte, not for a table of any size."""
+_SMALL_BYTES = 1024 * 1024
 _OWNER = ".owner"
 _INTERVAL = pa.struct([("months", pa.int32()), ("days", pa.int32()), ("micros", pa.int64())])
 _compute: Any = pc  # its functions are made at import, where type checkers do not see them
@@ -50,23 +58,54 @@ os.register_at_fork(after_in_child=_close_inherited)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Staged rows of one shape. ``schema`` has canonical types; the data is a Parquet file, or a table in memory."""
+    """Staged rows of one shape. ``schema`` has canonical types; the data is a Parquet file, Arrow files, or a table in memory."""
 
     schema: pa.Schema
-    data: Path | pa.Table
+    data: "Path | ArrowFiles | pa.Table"
+
+
+@dataclass(frozen=True, slots=True)
+class ArrowFiles:
+    """Arrow files of one shape, ``schema`` as they were staged. Whoever takes Arrow streams (DuckDB, pyarrow) may read them, as often as it likes.
+
+    One file after another is mapped for as long as its rows are in use: memory does not grow with the number of files.
+    """
+
+    schema: pa.Schema
+    paths: tuple[Path, ...]
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows in order. Raises OSError when a file cannot be read."""
+        for path in self.paths:
+            with pa.memory_map(str(path)) as source:  # what has been read of it stays mapped as long as it is in use
+                reader = pa.ipc.open_file(source)
+                for index in range(reader.num_record_batches):
+                    yield reader.get_batch(index)
+
+    def __arrow_c_schema__(self) -> object:
+        return self.schema.__arrow_c_schema__()
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        reader = pa.RecordBatchReader.from_batches(self.schema, self.batches())
+        return reader.__arrow_c_stream__(requested_schema)
 
 
 class Staging:
-    """The staged rows of one load, in the order they came. Use from one thread at a time."""
+    """The staged rows of one load, in the order they came. Use from one thread at a time.
 
-    def __init__(self, root: Path, load_id: str, *, number_rows: bool) -> None:
+    ``read_once`` says that every row is read once, with all its columns: see the module for what follows from that.
+    """
+
+    def __init__(self, root: Path, load_id: str, *, number_rows: bool, read_once: bool = False) -> None:
         self._folder = OwnedFolder(root, load_id)
         self._number_rows = number_rows
+        self._read_once = read_once
         self._parts: list[Part] = []
         self._pending: list[pa.RecordBatch] = []
         self._pending_bytes = 0
         self._schema: pa.Schema | None = None
-        self._writer: pq.ParquetWriter | None = None
+        self._files: _ArrowWriter | _ParquetWriter | None = None
+        self._written_bytes = 0
         self.rows = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
@@ -94,23 +133,20 @@ class Staging:
 
     def clear(self) -> None:
         """Forget and remove everything staged. Idempotent."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        if self._files is not None:
+            self._files.discard()
+            self._files = None
         self._parts, self._pending, self._pending_bytes, self._schema = [], [], 0, None
-        self.rows = 0
+        self._written_bytes = self.rows = 0
         self._folder.remove()
 
     def _end_part(self) -> None:
         if self._schema is None:
             return
-        if self._writer is not None:
+        if self._files is not None:
             self._write_pending()
-            path = Path(self._writer.where)
-            with _disk_errors(path):
-                self._writer.close()
-            self._parts.append(Part(self._schema, path))
-            self._writer = None
+            self._parts.append(Part(self._schema, self._files.finish()))
+            self._files = None
         elif self._pending:
             self._parts.append(Part(self._schema, pa.Table.from_batches(self._pending)))
             self._pending, self._pending_bytes = [], 0
@@ -119,16 +155,101 @@ class Staging:
     def _write_pending(self) -> None:
         if not self._pending:
             return
-        table = pa.Table.from_batches(self._pending)
-        path = self._folder.path() / f"{len(self._parts):06d}.parquet"
-        with _disk_errors(path):
-            if self._writer is None:
-                # Dictionaries and statistics make writing three times slower and nobody filters these files.
-                self._writer = pq.ParquetWriter(
-                    path, table.schema, compression="snappy", use_dictionary=False, write_statistics=False
-                )
-            self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+        if self._files is None:
+            kind = _ArrowWriter if self._read_once else _ParquetWriter
+            self._files = kind(self._folder.path(), len(self._parts), self._pending[0].schema)
+        self._files.write(self._pending, compress=self._written_bytes >= _PLAIN_BYTES)
+        self._written_bytes += self._pending_bytes
         self._pending, self._pending_bytes = [], 0
+
+
+class _ParquetWriter:
+    """Writes the Parquet file of the ``part``-th part."""
+
+    def __init__(self, folder: Path, part: int, schema: pa.Schema) -> None:
+        self._path = folder / f"{part:06d}.parquet"
+        with _disk_errors(self._path):
+            # Dictionaries and statistics make writing three times slower and nobody filters these files.
+            self._writer = pq.ParquetWriter(
+                self._path, schema, compression="snappy", use_dictionary=False, write_statistics=False
+            )
+
+    def write(self, batches: Sequence[pa.RecordBatch], *, compress: bool) -> None:
+        """Append ``batches`` as one row group. ``compress`` is for files that are not compressed anyway."""
+        table = pa.Table.from_batches(batches)
+        with _disk_errors(self._path):
+            self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+
+    def finish(self) -> Path:
+        """What was written, ready to be read."""
+        with _disk_errors(self._path):
+            self._writer.close()
+        return self._path
+
+    def discard(self) -> None:
+        """Let go of the open file, whatever is in it: a full disk must not keep a load from being forgotten."""
+        with contextlib.suppress(OSError):
+            self._writer.close()
+
+
+class _ArrowWriter:
+    """Writes the Arrow files of the ``part``-th part, one after another."""
+
+    def __init__(self, folder: Path, part: int, schema: pa.Schema) -> None:
+        self._folder = folder
+        self._part = part
+        self._schema = schema
+        self._paths: list[Path] = []
+        self._bytes = 0
+        self._sink: pa.OSFile | None = None
+        self._writer: pa.RecordBatchFileWriter | None = None
+
+    def write(self, batches: Sequence[pa.RecordBatch], *, compress: bool) -> None:
+        """Append ``batches``; ``compress`` counts for files that begin here."""
+        with _disk_errors(self._folder / f"{self._part:06d}"):
+            if self._bytes >= _FILE_BYTES:
+                self._close()
+            writer = self._writer or self._open(compress=compress)
+            for batch in _joined(batches):
+                writer.write_batch(batch)
+                self._bytes += batch.nbytes
+
+    def finish(self) -> ArrowFiles:
+        """What was written, ready to be read."""
+        with _disk_errors(self._folder / f"{self._part:06d}"):
+            self._close()
+        return ArrowFiles(self._schema, tuple(self._paths))
+
+    def discard(self) -> None:
+        """Let go of the open file, whatever is in it: a full disk must not keep a load from being forgotten."""
+        with contextlib.suppress(OSError):
+            self._close()
+
+    def _open(self, *, compress: bool) -> pa.RecordBatchFileWriter:
+        path = self._folder / f"{self._part:06d}-{len(self._paths):06d}.arrow"
+        options = pa.ipc.IpcWriteOptions(compression="lz4" if compress else None)
+        self._sink = pa.OSFile(str(path), "wb")
+        self._writer = pa.ipc.new_file(self._sink, self._schema, options=options)
+        self._paths.append(path)
+        return self._writer
+
+    def _close(self) -> None:
+        writer, sink = self._writer, self._sink
+        self._writer, self._sink, self._bytes = None, None, 0
+        try:
+            if writer is not None:
+                writer.close()
+        finally:
+            if sink is not None:
+                sink.close()
+
+
+def _joined(batches: Sequence[pa.RecordBatch]) -> Sequence[pa.RecordBatch]:
+    """``batches``, put together where they are many and small: each one that is read has its price."""
+    size = sum(batch.nbytes for batch in batches)
+    return (
+        batches if size >= _SMALL_BYTES * len(batches) else pa.Table.from_batches(batches).combine_chunks().to_batches()
+    )
 
 
 class OwnedFolder:
