@@ -18,6 +18,7 @@ import pytest
 
 from elt_dagster.orchestration.backends import BACKEND_RUN, BACKEND_STATUS, BACKEND_URL
 from elt_dagster.orchestration.metadata import COLUMN_SCHEMA, ROWS_READ
+from elt_dagster.store import StoredSync
 from tests.integration.dagster_project import CUSTOMERS, ITEMS, ORDERS, REPOSITORY, ShopProject, shop
 from tests.prefect_server import AUTH, PYTHON, PrefectServer, prefect_server, started
 
@@ -52,6 +53,7 @@ def handed(prefect: PrefectServer, deployment: str, **changes: Any) -> dict[str,
         "api_url": prefect.api_url,
         "deployment": deployment,
         "api_key": {"env": "SHOP_PREFECT"},
+        "timeout_seconds": 20,
         "poll_seconds": 0.1,
     }
     settings = {**backend, **changes.pop("backend", {})}
@@ -112,7 +114,12 @@ def test_a_deployment_loads_a_stream_and_what_it_tells_is_on_the_asset(
     }
     project.put(handed(prefect, prefect.deploy("tells"), backend={"parameters": wanted}))
 
+    (sync,) = project.store.syncs()
+    assert isinstance(sync, StoredSync)
+    holders: list[str | None] = []
+
     def load(run_id: str) -> None:
+        holders.append(project.store.active_run(sync.binding_ids["public.orders"]))
         with duckdb.connect(str(project.file)) as warehouse:
             warehouse.execute("CREATE SCHEMA raw_shop; CREATE TABLE raw_shop.orders AS SELECT 1 AS id, 2.5 AS amount")
         finish(prefect, "COMPLETED", row={"rows": 1, "table_rows": 1, "bytes": "many"})(run_id)
@@ -120,6 +127,7 @@ def test_a_deployment_loads_a_stream_and_what_it_tells_is_on_the_asset(
     Worker(prefect, "tells", load).start()
     result = materialize(project, instance)
     assert result.success
+    assert holders == [result.run_id], "no other run loads the table meanwhile"
     (event,) = result.get_asset_materialization_events()
     told = {name: value.value for name, value in event.materialization.metadata.items()}
     (run,) = prefect.runs("tells")
