@@ -2,6 +2,9 @@
 
 Works on PostgreSQL 12: neither MERGE (new in 15) nor ON CONFLICT (needs a unique index, which a table that was appended to cannot have).
 Source and table are joined once: what that found (which row, where, and what is to become of it) is what all statements go by.
+
+Many changed rows are removed where they are and come in with the new ones: an UPDATE of a row that finds no room in its page costs about three times
+as much. A few are updated, and so are those of a table where the difference could be noticed, see `takes_replacements`.
 """
 
 from collections.abc import Sequence
@@ -9,8 +12,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from elt_dagster.destinations._postgres_rows import ANALYZED_ROWS, insert, make
-from elt_dagster.destinations._postgres_session import Session, qualified
+from elt_dagster.destinations._postgres_rows import ANALYZED_ROWS, analyze_temporary, insert, make
+from elt_dagster.destinations._postgres_session import Session, by_place, qualified
+from elt_dagster.destinations._postgres_table import takes_replacements
 from elt_dagster.destinations.base import DELETED_AT, TableRef
 from elt_dagster.destinations.drift import OURS
 from elt_dagster.destinations.files import ARRIVAL
@@ -28,6 +32,16 @@ class Merged:
     inserted: int
     updated: int
     deleted: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """What the matches are: ``keys`` staged rows have one, ``rows`` of the table are one, and how many of these change or go."""
+
+    keys: int
+    rows: int
+    changed: int
+    gone: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,16 +74,20 @@ class Merge:
             f"SELECT s.{ARRIVAL} AS arrival, t.tableoid AS part, t.ctid AS place, {self._verdict()} AS verdict "
             f"FROM {self.source} AS s JOIN {self._target} AS t ON {same_key(self.primary_key)}",
         )  # fmt: skip
-        inserted = self._insert(found)
         if not found:
-            return Merged(inserted, 0, 0)
-        deleted = self._remove() if self.deletes is DeleteMode.HARD else 0
-        if found - deleted > self._matched(inserted):
+            return Merged(self._insert([]), 0, 0)
+        if found > ANALYZED_ROWS:
+            analyze_temporary(self.session, self._matches)
+        deleted = self._remove_gone() if self.deletes is DeleteMode.HARD else 0
+        counts = self._counts()
+        if counts.rows > counts.keys:
             self._remove_twins()
-        updated = self._update("changed", self.columns.names)
+            counts = self._counts()
+        inserted = self._write(counts)
         if self.deletes is DeleteMode.SOFT:
-            deleted = self._update("gone", [name for name in self.columns.names if name.startswith(OURS)])
-        return Merged(inserted, updated, deleted)
+            self._update("gone", [name for name in self.columns.names if name.startswith(OURS)], counts.gone)
+            deleted = counts.gone
+        return Merged(inserted, counts.changed, deleted)
 
     def touched(self, further: str | None) -> str:
         """The keys of all rows that `run` wrote or removed, and those in the table ``further``, as a table of this transaction."""
@@ -84,7 +102,7 @@ class Merge:
         # How many of these keys lack a version, the planner cannot know and takes to be one: without an index that one becomes a
         # scan of all of them for each.
         self.session.run(f"CREATE INDEX ON pg_temp.{_TOUCHED} ({quoted(self.primary_key)})")
-        self.session.run(f"ANALYZE pg_temp.{_TOUCHED}")
+        analyze_temporary(self.session, f"pg_temp.{_TOUCHED}")
         return f"pg_temp.{_TOUCHED}"
 
     def _verdict(self) -> str:
@@ -95,33 +113,46 @@ class Merge:
         alive = f"t.{quote(DELETED_AT)} IS NULL" if self.deletes is DeleteMode.SOFT else "true"
         return f"CASE WHEN s.{quote(DELETED_AT)} IS NULL THEN {living} WHEN {alive} THEN 'gone' ELSE 'kept' END"
 
-    def _insert(self, found: int) -> int:
-        conditions: list[str] = []
-        if found:
-            if found > ANALYZED_ROWS:
-                self.session.run(f"ANALYZE {self._matches}")
-            conditions.append(f"NOT EXISTS (SELECT FROM {self._matches} AS m WHERE m.arrival = s.{ARRIVAL})")
-        if self.deletes is DeleteMode.HARD:
-            conditions.append(f"s.{quote(DELETED_AT)} IS NULL")
-        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    def _counts(self) -> _Counts:
+        (row,) = self.session.rows(
+            f"SELECT count(*), coalesce(sum(found), 0)::int8, coalesce(sum(changed), 0)::int8, coalesce(sum(gone), 0)::int8 FROM "
+            f"(SELECT count(*) AS found, count(*) FILTER (WHERE verdict = 'changed') AS changed, "
+            f"count(*) FILTER (WHERE verdict = 'gone') AS gone FROM {self._matches} GROUP BY arrival) AS matched"
+        )
+        return _Counts(*row)
+
+    def _write(self, counts: _Counts) -> int:
+        """Bring in what is new and what changed; returns how many rows are new."""
+        unmatched = f"NOT EXISTS (SELECT FROM {self._matches} AS m WHERE m.arrival = s.{ARRIVAL}"
+        if counts.changed > ANALYZED_ROWS and takes_replacements(self.session, self.table):
+            self._require_all(self._remove("changed"), counts.changed)
+            stays = [f"{unmatched} AND m.verdict <> 'changed')"] if counts.keys > counts.changed else []
+            return self._insert(stays) - counts.changed
+        self._update("changed", self.columns.names, counts.changed)
+        all_matched = self.deletes is None and counts.keys == self.rows
+        return 0 if all_matched else self._insert([f"{unmatched})"])
+
+    def _insert(self, conditions: Sequence[str]) -> int:
+        """Insert the living staged rows that meet ``conditions``."""
+        alive = [f"s.{quote(DELETED_AT)} IS NULL"] if self.deletes is DeleteMode.HARD else []
+        terms = [*conditions, *alive]
+        where = f" WHERE {' AND '.join(terms)}" if terms else ""
         return insert(self.session, self._target, f"(SELECT s.* FROM {self.source} AS s{where})", self.columns.names)
 
-    def _matched(self, inserted: int) -> int:
-        """How many staged rows have a match; without marks, every one that was not inserted."""
-        if self.deletes is None:
-            return self.rows - inserted
-        return int(self.session.value(f"SELECT count(DISTINCT arrival) FROM {self._matches}"))
-
-    def _remove(self) -> int:
-        removed = self.session.run(
-            f"DELETE FROM {self._target} AS t USING {self._matches} AS m "
-            f"WHERE t.ctid = m.place AND t.tableoid = m.part AND m.verdict = 'gone'"
-        )
+    def _remove_gone(self) -> int:
+        removed = self._remove("gone")
         self._require_all(removed, self.session.run(f"DELETE FROM {self._matches} WHERE verdict = 'gone'"))
         return removed
 
-    def _update(self, verdict: str, names: Sequence[str]) -> int:
-        expected = int(self.session.value(f"SELECT count(*) FROM {self._matches} WHERE verdict = $1", verdict))
+    def _remove(self, verdict: str) -> int:
+        """Remove the table's rows of ``verdict``, in the order they lie in."""
+        with by_place(self.session):
+            return self.session.run(
+                f"DELETE FROM {self._target} AS t USING (SELECT part, place FROM {self._matches} WHERE verdict = $1 ORDER BY part, place) AS m "
+                f"WHERE t.ctid = m.place AND t.tableoid = m.part", [verdict]
+            )  # fmt: skip
+
+    def _update(self, verdict: str, names: Sequence[str], expected: int) -> None:
         if expected:
             values = ", ".join(f"{quote(n)} = s.{quote(n)}" for n in names)
             updated = self.session.run(
@@ -129,7 +160,6 @@ class Merge:
                 f"WHERE t.ctid = m.place AND t.tableoid = m.part AND m.verdict = $1", [verdict]
             )  # fmt: skip
             self._require_all(updated, expected)
-        return expected
 
     def _remove_twins(self) -> None:
         """A key may be in the table several times, from a time when it was appended to: then one row stays, and becomes the staged one."""

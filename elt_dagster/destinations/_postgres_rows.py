@@ -40,7 +40,13 @@ def analyze(session: Session, parts: Sequence[Part], rows: int, columns: Sequenc
     """Tell the planner about the staged ``columns`` when there are many rows."""
     for part in parts if rows > ANALYZED_ROWS else ():
         known = [name for name in columns if name in part.schema.names and part.schema.field(name).type != pa.null()]
-        session.run(f"ANALYZE {part.table} ({quoted([*known, ARRIVAL])})")
+        analyze_temporary(session, f"{part.table} ({quoted([*known, ARRIVAL])})")
+
+
+def analyze_temporary(session: Session, what: str) -> None:
+    """ANALYZE in a transaction, from 3,000 rows: enough to know how many there are and that keys are distinct, at a tenth of the cost."""
+    target = "SET LOCAL default_statistics_target"
+    session.run(f"{target} = 10; ANALYZE {what}; {target} TO DEFAULT")
 
 
 def insert(session: Session, table: str, source: str, columns: Sequence[str]) -> int:

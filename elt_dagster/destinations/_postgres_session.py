@@ -20,6 +20,7 @@ _SETTINGS: dict[str, str] = {
     "TimeZone": "UTC", "DateStyle": "ISO, YMD", "IntervalStyle": "postgres", "extra_float_digits": "1",
     "bytea_output": "hex", "search_path": "pg_catalog", "idle_in_transaction_session_timeout": "0", "jit": "off",
     "tcp_keepalives_idle": "60", "default_transaction_isolation": "read committed",
+    "temp_buffers": "64MB",  # taken as staged rows come; with the server's 8 MB they go to disk and back for every statement
 }  # fmt: skip
 _PREPARE = (
     "SELECT set_config(name, setting, false) FROM unnest($1::text[], $2::text[]) AS wanted (name, setting) "
@@ -130,6 +131,14 @@ def whole_tables(session: Session) -> Iterator[None]:
     session.run("SET LOCAL enable_nestloop = off")
     yield
     session.run("SET LOCAL enable_nestloop TO DEFAULT")
+
+
+@contextlib.contextmanager
+def by_place(session: Session) -> Iterator[None]:
+    """In a transaction: statements that find rows by their ``ctid``, which the planner takes for far dearer than reading the whole table."""
+    session.run("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
+    yield
+    session.run("SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT")
 
 
 def lock(session: Session, what: str, kind: Literal["transaction", "session"] = "transaction") -> None:

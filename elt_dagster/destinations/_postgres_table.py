@@ -51,6 +51,10 @@ _TYPES = """
 SELECT attname::text AS name, format_type(atttypid, atttypmod) AS type FROM pg_attribute
 WHERE attrelid = $1::int8::oid AND attnum > 0 AND NOT attisdropped
 """
+_PLAIN = """
+SELECT relkind = 'r' AND NOT relhassubclass AND NOT relhastriggers AND NOT relhasrules AND NOT relrowsecurity
+FROM pg_class WHERE oid = to_regclass($1)
+"""
 _INDEXED = """
 SELECT EXISTS (SELECT FROM pg_index i JOIN pg_am m ON m.amname = $3
     JOIN pg_class c ON c.oid = i.indexrelid AND c.relam = m.oid
@@ -210,6 +214,11 @@ def ensure_index(
         options = " WITH (autosummarize = on)" if method == "brin" else ""
         condition = f" WHERE {quote(where)}" if where is not None else ""
         session.run(f"CREATE INDEX ON {qualified(table)} USING {method} ({quoted(columns)}){options}{condition}")
+
+
+def takes_replacements(session: Session, table: TableRef) -> bool:
+    """Whether nobody notices that a row is removed and inserted instead of updated: no trigger, foreign key, rule, policy or partition does."""
+    return bool(session.value(_PLAIN, qualified(table)))
 
 
 def entries(session: Session, schema: str, names: Sequence[str] | None = None) -> dict[str, Entry]:

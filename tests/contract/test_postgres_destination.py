@@ -774,7 +774,7 @@ def test_of_two_loads_that_commit_at_once_one_is_refused(bench: Bench) -> None:
 
 def test_a_lost_connection_is_transient_and_leaves_nothing(bench: Bench) -> None:
     bench.load(LoadMode.APPEND, [(1, "a", 1)], checkpoint=Checkpoint(1))
-    kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'elt_dagster destination'"
+    kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'elt_dagster destination'"
     with bench.destination.begin(bench.plan(LoadMode.APPEND)) as load:
         load.stage(batch_of([(2, "b", 2)]))
         execute(bench.config, kill)
