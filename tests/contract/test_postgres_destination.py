@@ -658,6 +658,89 @@ def test_unchanged_rows_are_not_written(bench: Bench) -> None:
     assert execute(bench.config, "SELECT ctid::text, xmin::text FROM s.orders ORDER BY id", fetch=True) == before
 
 
+def changes_of_all_kinds() -> list[tuple[Any, ...]]:
+    """Thousands of changed rows, and beside them unchanged, marked, new and keyless ones."""
+    changed = [(n, "changed", 2, None) for n in range(2_500)]
+    same = [(n, "old", 1, None) for n in range(2_500, 2_700)]
+    marked = [(n, "old", 2, NOON) for n in range(2_700, 2_800)]
+    new = [(n, "new", 2, None) for n in range(3_000, 3_500)]
+    return [*changed, *same, *marked, *new, (9_000, "never here", 2, NOON), (None, "keyless", 2, None)]
+
+
+@pytest.mark.parametrize("deletes", [DeleteMode.HARD, DeleteMode.SOFT])
+@pytest.mark.parametrize("guarded", [False, True], ids=["replaced", "updated"])
+def test_many_changes_are_counted_and_brought_in_exactly(bench: Bench, guarded: bool, deletes: DeleteMode) -> None:
+    twins = [(n, "old", 1, None) for n in (1, 2, 2, 2_600)]
+    columns = MARKED if deletes is DeleteMode.SOFT else ROWS
+    old = [(n, "old", 1, None)[: len(columns)] for n in range(3_000)]
+    bench.load(LoadMode.APPEND, [*old, *(row[: len(columns)] for row in twins)], columns=columns)
+    if guarded:
+        watch(bench, "UPDATE")
+    done = bench.load(
+        LoadMode.MERGE, changes_of_all_kinds(), columns=columns, arriving=MARKED, deletes=deletes, primary_key=("id",)
+    )
+    living = (
+        {n: "old" for n in range(3_000)}
+        | dict.fromkeys(range(2_500), "changed")
+        | dict.fromkeys(range(3_000, 3_500), "new")
+    )
+    gone = [*range(2_700, 2_800)] if deletes is DeleteMode.HARD else []
+    found = [row[:2] for row in bench.rows() if row[0] is not None and row[0] < 9_000]
+    assert sorted(found) == sorted((n, name) for n, name in living.items() if n not in gone)
+    never_here = 1 if deletes is DeleteMode.SOFT else 0
+    assert (done.inserted, done.updated, done.deleted) == (501 + never_here, 2_501, 100)
+    assert done.table_rows == len(found) + 1 + never_here
+
+
+def watch(bench: Bench, event: str) -> None:
+    """Note every row of s.orders to which ``event`` happens in s.noted."""
+    execute(
+        bench.config,
+        f"CREATE TABLE s.noted (id bigint); "
+        f"CREATE FUNCTION s.note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO s.noted VALUES (OLD.id); RETURN NULL; END'; "
+        f"CREATE TRIGGER noting AFTER {event} ON s.orders FOR EACH ROW EXECUTE FUNCTION s.note()",
+    )
+
+
+def test_a_trigger_sees_an_update_however_many_rows_change(bench: Bench) -> None:
+    bench.load(LoadMode.MERGE, [(n, "a", 1) for n in range(2_500)], primary_key=("id",))
+    watch(bench, "UPDATE")
+    bench.load(LoadMode.MERGE, [(n, "b", 1) for n in range(2_500)], primary_key=("id",))
+    assert execute(bench.config, "SELECT count(*) FROM s.noted", fetch=True) == [(2_500,)]
+
+
+def test_many_changes_take_nothing_with_them_that_refers_to_the_rows(bench: Bench) -> None:
+    execute(bench.config, "CREATE SCHEMA s; CREATE TABLE s.orders (id bigint PRIMARY KEY, name text, at bigint)")
+    bench.load(LoadMode.MERGE, [(n, "a", 1) for n in range(2_500)], primary_key=("id",))
+    execute(bench.config, "CREATE TABLE s.lines (id bigint REFERENCES s.orders ON DELETE CASCADE)")
+    execute(bench.config, "INSERT INTO s.lines SELECT id FROM s.orders")
+    assert bench.load(LoadMode.MERGE, [(n, "b", 1) for n in range(2_500)], primary_key=("id",)).updated == 2_500
+    assert execute(bench.config, "SELECT count(*) FROM s.lines", fetch=True) == [(2_500,)]
+
+
+def test_many_changes_keep_to_a_unique_key(bench: Bench) -> None:
+    """What was there must be gone before what comes in its place arrives."""
+    execute(bench.config, "CREATE SCHEMA s; CREATE TABLE s.orders (id bigint PRIMARY KEY, name text, at bigint)")
+    bench.load(LoadMode.MERGE, [(n, "a", 1) for n in range(2_500)], primary_key=("id",))
+    done = bench.load(LoadMode.MERGE, [(n, "b", 1) for n in range(3_000)], primary_key=("id",))
+    assert (done.inserted, done.updated) == (500, 2_500)
+    assert {name for _, name, _ in bench.rows()} == {"b"}
+
+
+def test_many_changes_reach_every_partition(bench: Bench) -> None:
+    execute(
+        bench.config, "CREATE SCHEMA s; CREATE TABLE s.orders (id bigint, name text, at bigint) PARTITION BY HASH (id)"
+    )
+    for part in (0, 1):
+        execute(
+            bench.config,
+            f"CREATE TABLE s.part_{part} PARTITION OF s.orders FOR VALUES WITH (MODULUS 2, REMAINDER {part})",
+        )
+    bench.load(LoadMode.MERGE, [(n, "a", 1) for n in range(2_500)], primary_key=("id",))
+    done = bench.load(LoadMode.MERGE, [(n, "b", 1) for n in range(2_500)], primary_key=("id",))
+    assert (done.inserted, done.updated, done.table_rows) == (0, 2_500, 2_500)
+
+
 # --- rights
 
 
