@@ -82,6 +82,7 @@ UNSUPPORTED = {
         ),
         _ALL_OR_NOTHING,
     ),
+    "test_a_replace_of_which_nothing_fits_fails": "dlt's loader fails, and does not say in which column",
     **dict.fromkeys(
         ("test_evolve_widens_step_by_step_and_keeps_every_value", "test_a_replace_takes_the_columns_as_they_are_now"),
         _TYPES_STAY,
@@ -107,6 +108,7 @@ def settings(tmp_path: Path, **more: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.again(reason="another library loads; every load of its takes two seconds of processor time")
 class TestDltOnDuckDB(DestinationContract):
     warehouse = Dlt
     variant = "with DuckDB"
