@@ -8,12 +8,13 @@ as much. A few are updated, and so are those of a table where the difference cou
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from elt_dagster.destinations._postgres_rows import ANALYZED_ROWS, analyze_temporary, insert, make
-from elt_dagster.destinations._postgres_session import Session, by_place, qualified
+from elt_dagster.destinations._postgres_session import Session, by_place, qualified, roomy
 from elt_dagster.destinations._postgres_table import takes_replacements
 from elt_dagster.destinations.base import DELETED_AT, TableRef
 from elt_dagster.destinations.drift import OURS
@@ -69,11 +70,7 @@ class Merge:
 
     def run(self) -> Merged:
         """Bring the rows in. One that is equal in all but the ``_elt_`` columns is not written at all, and keeps its load time."""
-        found = make(
-            self.session, _MATCHES,
-            f"SELECT s.{ARRIVAL} AS arrival, t.tableoid AS part, t.ctid AS place, {self._verdict()} AS verdict "
-            f"FROM {self.source} AS s JOIN {self._target} AS t ON {same_key(self.primary_key)}",
-        )  # fmt: skip
+        found = self._match()
         if not found:
             return Merged(self._insert([]), 0, 0)
         if found > ANALYZED_ROWS:
@@ -104,6 +101,15 @@ class Merge:
         self.session.run(f"CREATE INDEX ON pg_temp.{_TOUCHED} ({quoted(self.primary_key)})")
         analyze_temporary(self.session, f"pg_temp.{_TOUCHED}")
         return f"pg_temp.{_TOUCHED}"
+
+    def _match(self) -> int:
+        many = self.rows > ANALYZED_ROWS
+        with roomy(self.session, self.table, self.primary_key[0]) if many else nullcontext():
+            return make(
+                self.session, _MATCHES,
+                f"SELECT s.{ARRIVAL} AS arrival, t.tableoid AS part, t.ctid AS place, {self._verdict()} AS verdict "
+                f"FROM {self.source} AS s JOIN {self._target} AS t ON {same_key(self.primary_key)}",
+            )  # fmt: skip
 
     def _verdict(self) -> str:
         """What becomes of the table's row t under the staged row s: same, changed, gone, or kept (it was marked already)."""

@@ -14,20 +14,29 @@ from elt_dagster.sdk.pgwire import ServerConfig, connect, goodbye
 from elt_dagster.sdk.pump import BlockQueue, Blocks, LoopThread
 
 APPLICATION_NAME = "elt_dagster destination"
+JOIN_MEMORY = "64MB"
+"""What one large join may take of the server's memory (twice as much from PostgreSQL 15 on); what needs more goes to disk."""
 _MESSAGE_BYTES = 256 * 1024
 # Plain output, whatever the role's defaults are; names of ours are always qualified, so nobody's schema can get in between.
 _SETTINGS: dict[str, str] = {
     "TimeZone": "UTC", "DateStyle": "ISO, YMD", "IntervalStyle": "postgres", "extra_float_digits": "1",
     "bytea_output": "hex", "search_path": "pg_catalog", "idle_in_transaction_session_timeout": "0", "jit": "off",
     "tcp_keepalives_idle": "60", "default_transaction_isolation": "read committed",
-    "temp_buffers": "64MB",  # taken as staged rows come; with the server's 8 MB they go to disk and back for every statement
 }  # fmt: skip
 _PREPARE = (
     "SELECT set_config(name, setting, false) FROM unnest($1::text[], $2::text[]) AS wanted (name, setting) "
     # this one came with PostgreSQL 14; the time between two batches is the source's, not ours
     "UNION ALL SELECT set_config('idle_session_timeout', '0', false) "
-    "WHERE current_setting('server_version_num')::integer >= 140000"
+    "WHERE current_setting('server_version_num')::integer >= 140000 "
+    # taken as staged rows come; with the server's 8 MB they go to disk and back for every statement
+    "UNION ALL SELECT set_config('temp_buffers', '64MB', false) WHERE pg_size_bytes(current_setting('temp_buffers')) < pg_size_bytes('64MB')"
 )
+
+_ROOM = """
+SELECT set_config('work_mem', $1, true)
+WHERE pg_size_bytes(current_setting('work_mem')) < pg_size_bytes($1)
+AND NOT EXISTS (SELECT FROM pg_stats WHERE schemaname = $2 AND tablename = $3 AND attname = $4 AND abs(correlation) > 0.9)
+"""
 
 
 class Session:
@@ -131,6 +140,18 @@ def whole_tables(session: Session) -> Iterator[None]:
     session.run("SET LOCAL enable_nestloop = off")
     yield
     session.run("SET LOCAL enable_nestloop TO DEFAULT")
+
+
+@contextlib.contextmanager
+def roomy(session: Session, table: TableRef, key: str) -> Iterator[None]:
+    """In a transaction: a join of ``table`` by ``key`` with so many rows that a hash of them has no room in the server's 4 MB.
+
+    Without room the whole table goes to disk and back. Where the table's rows lie in the order of the key, a walk along the index needs no room
+    and is faster than any hash: then nothing changes, nor where the server gives more anyway.
+    """
+    session.rows(_ROOM, JOIN_MEMORY, table.schema, table.name, key)
+    yield
+    session.run("SET LOCAL work_mem TO DEFAULT")
 
 
 @contextlib.contextmanager

@@ -22,6 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from elt_dagster.destinations._postgres_encode import encoded
+from elt_dagster.destinations._postgres_session import JOIN_MEMORY, Session, roomy
+from elt_dagster.destinations._postgres_settings import PostgresConfig
 from elt_dagster.destinations.base import DELETED_AT, RowRange
 from elt_dagster.destinations.history import VALID_FROM, VALID_TO, history_table
 from elt_dagster.destinations.postgres import Postgres
@@ -725,6 +727,27 @@ def test_many_changes_keep_to_a_unique_key(bench: Bench) -> None:
     done = bench.load(LoadMode.MERGE, [(n, "b", 1) for n in range(3_000)], primary_key=("id",))
     assert (done.inserted, done.updated) == (500, 2_500)
     assert {name for _, name, _ in bench.rows()} == {"b"}
+
+
+def test_a_large_join_has_room_where_the_rows_lie_in_no_order(bench: Bench) -> None:
+    table, config = bench.table(), PostgresConfig.model_validate(bench.config)
+    execute(
+        bench.config,
+        "CREATE SCHEMA s; CREATE TABLE s.orders AS SELECT n AS id, n * 7919 % 1000 AS mixed FROM generate_series(1, 1000) n",
+    )
+    execute(bench.config, "ANALYZE s.orders")
+
+    def room(key: str, given: str = "4MB") -> str:
+        execute(bench.config, f"ALTER DATABASE {config.database} SET work_mem = '{given}'")
+        with Session(config, {}) as session, session.transaction():
+            with roomy(session, table, key):
+                found: str = session.value("SHOW work_mem")
+            assert session.value("SHOW work_mem") == given
+            return found
+
+    assert room("mixed") == JOIN_MEMORY
+    assert room("id") == "4MB", "rows that lie in order are walked along"
+    assert room("mixed", "1GB") == "1GB", "what the server gives is not taken away"
 
 
 def test_many_changes_reach_every_partition(bench: Bench) -> None:
