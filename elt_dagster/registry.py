@@ -102,6 +102,7 @@ def _connector_modules() -> dict[str, str]:
     return found
 
 
+@cache
 def _destination_modules() -> dict[str, str]:
     package = import_module(DESTINATIONS)
     found = {

@@ -20,6 +20,7 @@ from elt_dagster.sdk.connector import Config, Runtime, parse_config
 STATE_TABLE = "_elt_state"
 HISTORY_LENGTH = 20
 DELETED_AT = "_elt_deleted_at"
+VALID_FROM, VALID_TO, IS_CURRENT = "_valid_from", "_valid_to", "_is_current"
 """UTC timestamp of when a row was found deleted; NULL for a living one."""
 
 

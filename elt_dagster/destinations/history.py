@@ -11,15 +11,14 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from elt_dagster.destinations.base import DELETED_AT, LoadPlan, TableRef
+from elt_dagster.destinations.base import DELETED_AT, IS_CURRENT, VALID_FROM, VALID_TO, LoadPlan, TableRef
 from elt_dagster.destinations.drift import Fold, by_name, merged_schema
-from elt_dagster.destinations.plans import companion
+from elt_dagster.destinations.plans import companion, refuse_our_names
 from elt_dagster.destinations.sql import quote, quoted, same_key
 from elt_dagster.errors import DestinationError
 from elt_dagster.model import DeleteMode
 from elt_dagster.model.types import TIMESTAMP_UTC, column
 
-VALID_FROM, VALID_TO, IS_CURRENT = "_valid_from", "_valid_to", "_is_current"
 VALIDITY = pa.schema(
     [
         column(VALID_FROM, TIMESTAMP_UTC, description="When the load that brought this version was committed."),
@@ -37,8 +36,9 @@ def history_table(table: TableRef) -> TableRef:
 def history_columns(table: pa.Schema, found: pa.Schema | None, fold: Fold, where: TableRef) -> pa.Schema:
     """How the history of a table with columns ``table`` ends, ``found`` being how it is: its columns stay, wide enough for old and new.
 
-    Raises DestinationError for a table of that name which is no history.
+    Raises DestinationError for a table of that name which is no history, ConfigError for columns of the table that have the names of ours.
     """
+    refuse_our_names(table, fold, where)
     mine = pa.schema([f for f in table if fold(f.name) != DELETED_AT])
     if found is None:
         return pa.schema([*mine, *VALIDITY])

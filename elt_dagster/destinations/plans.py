@@ -4,7 +4,16 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from elt_dagster.destinations.base import DELETED_AT, STATE_TABLE, LoadPlan, State, TableRef
+from elt_dagster.destinations.base import (
+    DELETED_AT,
+    IS_CURRENT,
+    STATE_TABLE,
+    VALID_FROM,
+    VALID_TO,
+    LoadPlan,
+    State,
+    TableRef,
+)
 from elt_dagster.destinations.drift import OURS, Fold, by_name, differences
 from elt_dagster.errors import ConfigError, DestinationError
 from elt_dagster.model import DeleteMode, LoadMode
@@ -17,6 +26,8 @@ def check_plan(plan: LoadPlan, fold: Fold) -> None:
         raise ConfigError(f"{plan.table} is to be merged and has no primary key.", fix="Set `primary_key`, or append.")
     if keeps_rows(plan) or plan.history:
         _check_keeping(plan)
+    if plan.history:
+        refuse_our_names(plan.columns, fold, plan.table)
     if fold(plan.table.name).startswith(STATE_TABLE):
         raise ConfigError(f"{plan.table} is the name of our own table.", fix="Give this stream another `table`.")
     known = by_name(plan.columns, fold)
@@ -33,6 +44,16 @@ def _check_keeping(plan: LoadPlan) -> None:
         raise ConfigError(f"{plan.table} is appended to and cannot {what}.", fix="Set load_mode merge or replace.")
     if not plan.primary_key:
         raise ConfigError(f"{plan.table} has no primary key and cannot {what}.", fix="Set `primary_key`.")
+
+
+def refuse_our_names(columns: pa.Schema, fold: Fold, where: TableRef) -> None:
+    """Raise ConfigError for columns that the history of their table could not hold beside its own of the same name."""
+    ours = {VALID_FROM, VALID_TO, IS_CURRENT}
+    if taken := [name for name in columns.names if fold(name) in ours]:
+        raise ConfigError(
+            f"{where} has columns that a history table needs for itself: {', '.join(taken)}.",
+            fix="Put them in `excluded_columns`, or take `enabled_history_table` away.",
+        )
 
 
 def keeps_rows(plan: LoadPlan) -> bool:

@@ -196,6 +196,12 @@ class VersionTests:
         with pytest.raises(ConfigError, match="append"):
             bench.destination.begin(bench.plan(APPEND, history=True, **KEYED))
 
+    def test_a_history_keeps_its_own_names(self, bench: Bench) -> None:
+        columns = pa.schema([pa.field("id", pa.int64()), pa.field(VALID_FROM, pa.string())])
+        with pytest.raises(ConfigError, match=VALID_FROM):
+            bench.destination.begin(bench.plan(MERGE, history=True, columns=columns, primary_key=("id",)))
+        assert bench.destination.columns(bench.table()) is None
+
     def test_a_strangers_table_is_no_history(self, bench: Bench) -> None:
         bench.load(MERGE, [(1, "a", 1)], **KEYED)
         bench.run_sql(f'CREATE TABLE "{bench.schema}"."orders__history" ("id" BIGINT)')
