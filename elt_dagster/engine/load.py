@@ -97,7 +97,8 @@ class StreamRead:
                 reset_history=self.reset_history,
             )
             table = state.table if state is not None else TableRef(self.sync.dataset, self.binding.table_name)
-            exists = destination.columns(table) is not None
+            # Only where a cursor goes on does it matter: opening a file to look costs more than a small load.
+            exists = resolved.cursor_field is None or destination.columns(table) is not None
             plan = plan_stream(self.sync, resolved, self.binding_id, state, run, table_exists=exists)
             return _Pipeline(self, plan, destination, observe, cancelled).run()
 
