@@ -27,9 +27,9 @@ from elt_dagster.destinations._databricks_stage import Shape
 from elt_dagster.destinations._databricks_table import COMMIT
 from elt_dagster.destinations._databricks_types import converted, may_not_fit, representable, unstored
 from elt_dagster.destinations._databricks_work import Names, Work, names_of
-from elt_dagster.destinations.base import DELETED_AT, LoadPlan
+from elt_dagster.destinations.base import DELETED_AT, IS_CURRENT, VALID_FROM, VALID_TO, LoadPlan
 from elt_dagster.destinations.drift import OURS, by_name
-from elt_dagster.destinations.history import IS_CURRENT, VALID_FROM, VALID_TO, VALIDITY
+from elt_dagster.destinations.history import VALIDITY
 from elt_dagster.destinations.rejected import REASON, REJECTED, ROW
 from elt_dagster.model.types import JSON, type_name
 

@@ -8,15 +8,9 @@ from elt_dagster.destinations._postgres_rows import ANALYZED_ROWS
 from elt_dagster.destinations._postgres_session import Session, qualified, whole_tables
 from elt_dagster.destinations._postgres_table import Found, alter, columns_of, create, ensure_index, loadable
 from elt_dagster.destinations._postgres_types import DIALECT, converted, folded
-from elt_dagster.destinations.base import DELETED_AT, LoadPlan
+from elt_dagster.destinations.base import DELETED_AT, IS_CURRENT, LoadPlan
 from elt_dagster.destinations.drift import OURS, by_name
-from elt_dagster.destinations.history import (
-    IS_CURRENT,
-    VALIDITY,
-    history_columns,
-    history_table,
-    update_statements,
-)
+from elt_dagster.destinations.history import VALIDITY, history_columns, history_table, update_statements
 from elt_dagster.destinations.sql import no_key, quote, quoted
 from elt_dagster.model import DeleteMode, LoadMode
 

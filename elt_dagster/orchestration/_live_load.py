@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from elt_dagster.control.connections import StoreConnections
 from elt_dagster.errors import ConfigError, EltError, NotFoundError
 from elt_dagster.orchestration import _live_reload as reloading
+from elt_dagster.orchestration._run_scope import RunScope
+from elt_dagster.orchestration.jobs import job_name
 from elt_dagster.store import AnySync, Store, StoredConnection, open_store
+from elt_dagster.store.reading import Reader
 
 UNKNOWN = "unknown"
 _log = logging.getLogger("elt_dagster")
@@ -34,15 +37,15 @@ class StoreRead:
     """That of the revision the run was planned from; None outside runs."""
 
 
-def read_store(store_url: str | None, workspace: str) -> StoreRead:
-    """What to build definitions from. Raises EltError in a reload and in a run, and nowhere else."""
+def read_store(store_url: str | None, workspace: str, scope: RunScope | None = None) -> StoreRead:
+    """What to build definitions from: everything, or what the run in ``scope`` needs. Raises EltError in a reload and in a run, and nowhere else."""
     reloading.note_load()
     store: Store | None = None
     pinned: str | None = None
     try:
         store = open_store(store_url)
         pinned = reloading.pinned(_pin_name(store, workspace))
-        return _read(store, workspace, pinned)
+        return _read(store, workspace, pinned, scope)
     except EltError as error:
         if pinned is not None or reloading.is_reloading():
             raise
@@ -58,17 +61,27 @@ def pin_revision(read: StoreRead, workspace: str, default_destination: str | Non
         reloading.pin(_pin_name(read.store, workspace), text)
 
 
-def _read(store: Store, workspace: str, pinned: str | None) -> StoreRead:
+def _read(store: Store, workspace: str, pinned: str | None, scope: RunScope | None) -> StoreRead:
     pin = json.loads(pinned) if pinned is not None else {}
     store.ensure_current()
     with store.reading(workspace) as reader:
+        revision = pin.get("revision", reader.revision)
         return StoreRead(
             store=store,
-            syncs=reader.syncs(at_revision=pin.get("revision")),
+            # What is called so now may be another sync than the one that the run was planned for.
+            syncs=reader.syncs(
+                at_revision=revision, slugs=_wanted(reader, scope) if revision == reader.revision else None
+            ),
             connections=reader.connections(),
-            revision=pin.get("revision", reader.revision),
+            revision=revision,
             default_destination=pin.get("destination"),
         )
+
+
+def _wanted(reader: Reader, scope: RunScope | None) -> set[str] | None:
+    if scope is None:
+        return None
+    return scope.slugs(reader.slugs(), job_name, lambda: reader.tables({schema for schema, _ in scope.tables}))
 
 
 def _pin_name(store: Store, workspace: str) -> str:

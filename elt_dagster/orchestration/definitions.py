@@ -21,6 +21,7 @@ from elt_dagster.control.configured import ConfiguredSync
 from elt_dagster.errors import ConfigError, ConflictError
 from elt_dagster.model import ExecutionBackend, SyncStatus, TriggerMode
 from elt_dagster.orchestration._live_load import ShownConnections, StoreRead, pin_revision, read_store
+from elt_dagster.orchestration._run_scope import RunScope, run_scope
 from elt_dagster.orchestration.assets import broken_asset, build_assets
 from elt_dagster.orchestration.automation import automation_sensor
 from elt_dagster.orchestration.io_manager import io_manager_key, warehouse_io_manager
@@ -54,7 +55,7 @@ def build_definitions(
     with the store (`live`): pass ``live=False`` to all but one call for a workspace that is merged into one location. Pass
     ``executor=None`` where the definitions you merge with bring their own default executor.
     """
-    read = read_store(store_url, workspace)
+    read = read_store(store_url, workspace, _scope(translator))
     default = read.default_destination or default_destination(read.connections)
     builder = _Builder(translator or SyncTranslator(), default)
     if read.store is None or read.revision is None:
@@ -65,6 +66,13 @@ def build_definitions(
     sensors = [_live_sensor(builder, read, workspace)] if live and read.store is not None else []
     automation = automation_sensor(builder.assets, workspace)
     return builder.build(executor, [*sensors, *([automation] if automation is not None else [])])
+
+
+def _scope(translator: SyncTranslator | None) -> RunScope | None:
+    """The run to load for. Whoever translates may have given the assets other keys, so a run of chosen assets then loads everything."""
+    scope = run_scope()
+    own_keys = type(translator).get_asset_spec is not SyncTranslator.get_asset_spec if translator is not None else False
+    return scope if scope is None or not (scope.tables and own_keys) else None
 
 
 def _add_stored(

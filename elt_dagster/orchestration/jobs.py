@@ -7,6 +7,7 @@ import dagster as dg
 
 from elt_dagster.control.configured import ConfiguredSync
 from elt_dagster.model import RunMode, SyncStatus, TriggeredBy, TriggerMode
+from elt_dagster.orchestration._job_scope import scoped
 from elt_dagster.orchestration.executors import build_executor
 from elt_dagster.orchestration.resources import run_config
 from elt_dagster.orchestration.tags import recovery_tags, sync_tags, trigger_tags
@@ -24,7 +25,7 @@ def job_name(slug: str) -> str:
 def build_job(sync: ConfiguredSync, keys: Sequence[dg.AssetKey]) -> Any:
     """The job that loads all of ``sync`` with the executor it asks for."""
     lasting = {**sync_tags(sync.id, sync.spec.slug), **recovery_tags(sync.spec.execution.max_retries)}
-    return dg.define_asset_job(
+    job = dg.define_asset_job(
         job_name(sync.spec.slug),
         selection=dg.AssetSelection.assets(*keys),
         description=f"{sync.spec.title}: {sync.spec.connection} to {sync.spec.destination}, schema {sync.spec.dataset}.",
@@ -33,6 +34,7 @@ def build_job(sync: ConfiguredSync, keys: Sequence[dg.AssetKey]) -> Any:
         tags=lasting,
         executor_def=build_executor(sync.spec),
     )
+    return scoped(job)
 
 
 def build_schedules(

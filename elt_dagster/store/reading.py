@@ -1,6 +1,7 @@
 """What a connection to the database can read of one workspace."""
 
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
@@ -62,19 +63,30 @@ class Reader:
             raise NotFoundError(f"There is no connection with the id {connection_id!r}.")
         return connection_from_row(row)
 
-    def syncs(self, *, at_revision: int | None = None) -> tuple[AnySync, ...]:
-        """All syncs, broken ones among them, by slug; two queries whatever their number.
+    def syncs(self, *, at_revision: int | None = None, slugs: Collection[str] | None = None) -> tuple[AnySync, ...]:
+        """All syncs, broken ones among them, by slug; two queries whatever their number. ``slugs`` are the only ones wanted, a few at most.
 
         With ``at_revision``, those of an earlier revision, as far as their versions are still kept (`versions.KEPT_DAYS`).
         """
         if at_revision is not None and at_revision < self.revision:
-            return self._earlier(at_revision)
-        rows = self._conn.execute(sa.select(syncs).where(self._mine(syncs))).all()
+            return tuple(s for s in self._earlier(at_revision) if slugs is None or s.slug in slugs)
+        which = self._mine(syncs) if slugs is None else self._mine(syncs) & syncs.c.slug.in_(slugs)
+        rows = self._conn.execute(sa.select(syncs).where(which)).all()
         parts: dict[str, list[Row[Any]]] = defaultdict(list)
-        wanted = sa.select(bindings).join(syncs).where(self._mine(syncs)).order_by(bindings.c.position)
+        wanted = sa.select(bindings).join(syncs).where(which).order_by(bindings.c.position)
         for binding in self._conn.execute(wanted):
             parts[binding.sync_id].append(binding)
         return tuple(sync_from_rows(r, parts[r.id]) for r in sorted(rows, key=lambda r: r.slug))
+
+    def slugs(self) -> list[str]:
+        """The slugs of all syncs."""
+        return self._names(syncs.c.slug)
+
+    def tables(self, schemas: Collection[str]) -> dict[tuple[str, str], str]:
+        """Schema and table of every binding in one of ``schemas``, a few at most, with the slug of its sync (of one, should several say so)."""
+        columns = (syncs.c.dataset, bindings.c.table_name, syncs.c.slug)
+        wanted = sa.select(*columns).join_from(syncs, bindings).where(self._mine(syncs), syncs.c.dataset.in_(schemas))
+        return {(schema, table): slug for schema, table, slug in self._conn.execute(wanted)}
 
     def _earlier(self, revision: int) -> tuple[AnySync, ...]:
         found = [s for s in self.syncs() if s.revision <= revision]

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from elt_dagster.destinations.base import DELETED_AT, Committed, RowRange
-from elt_dagster.destinations.history import IS_CURRENT, VALID_FROM, VALID_TO, history_table
+from elt_dagster.destinations.base import DELETED_AT, IS_CURRENT, VALID_FROM, VALID_TO, Committed, RowRange
+from elt_dagster.destinations.history import history_table
 from elt_dagster.destinations.rejected import REASON, ROW, rejected_table
 from elt_dagster.errors import ConfigError, DestinationError
 from elt_dagster.model import Checkpoint, DeleteMode, LoadMode, SchemaDrift
