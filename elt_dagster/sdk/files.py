@@ -14,7 +14,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
 from elt_dagster.errors import ConfigError, EltError, NotFoundError, SourceError, nearest
-from elt_dagster.model import Batch, Catalog, CheckResult, ReadRequest, Stream
+from elt_dagster.model import Batch, Catalog, CheckResult, ReadRequest, Stream, SyncMode
 from elt_dagster.model.compute import pc
 from elt_dagster.model.types import TIMESTAMP_UTC, UUID, column, parse_type
 from elt_dagster.sdk.arrow import split
@@ -156,6 +156,8 @@ class FileConnector(Connector[FC]):
         incremental = _check_cursor(request)
         fs, root = self.open_folder()
         spec, files = self._one_stream(fs, root, request.stream)
+        if not files and request.mode is SyncMode.FULL_REFRESH and request.window is None:
+            raise _nothing_to_read(spec)
         now = self.runtime.now()
         overlap = timedelta(seconds=max(self._overlap_seconds(fs), request.lookback_seconds))
         settled = now - timedelta(seconds=self.config.settle_seconds) if self.config.settle_seconds else None
@@ -300,6 +302,14 @@ def _array(name: str, batch: pa.RecordBatch, file: Found, done: int, schema: pa.
     if schema is not None and name in schema.names:  # an older or newer file without this column
         return pa.nulls(count, schema.field(name).type)
     raise NotFoundError(f"The stream has no column {name!r}.", fix=nearest(name, batch.schema.names))
+
+
+def _nothing_to_read(spec: "FileStream") -> SourceError:
+    # Files that were moved or not yet delivered are likelier than a table that is meant to be emptied.
+    return SourceError(
+        f"No file matches {spec.glob!r}, which stream {spec.name!r} is read from; a full refresh would empty its table.",
+        fix="Put the files back, or correct the glob. A file without rows empties the table.",
+    )
 
 
 def _reserved(name: str, where: str) -> SourceError:

@@ -453,10 +453,15 @@ class TestFilesContract(ConnectorContract):
         assert {f for f, _ in rest} == {"orders/2.csv.gz", "orders/3.csv.gz"}
         assert where(self.read(stream, through_json(batches[-1].checkpoint))) == []
 
-    def test_a_stream_whose_files_are_gone_is_empty(self) -> None:
+    def test_a_stream_whose_files_are_gone_has_nothing_new(self) -> None:
         """It is no typo: it was discovered before."""
-        stream = self.fresh().discover()["steps"]
-        assert self.read(Stream(name="steps_of_old", schema=stream.schema)) == []
+        gone = Stream(name="steps_of_old", schema=self.fresh().discover()["steps"].schema)
+        assert list(self.fresh().read(request(gone))) == []
+
+    def test_a_full_refresh_of_files_that_are_gone_empties_no_table(self) -> None:
+        gone = Stream(name="steps_of_old", schema=self.fresh().discover()["steps"].schema)
+        with pytest.raises(SourceError, match="No file matches"):
+            list(self.fresh().read(ReadRequest(stream=gone)))
 
 
 TIMES = st.integers(0, 40)  # minutes; few, so that there are ties
