@@ -26,7 +26,9 @@ $(READY): pyproject.toml constraints.txt
 
 servers: $(READY)
 	@sh scripts/postgres.sh
+	@sh scripts/redis.sh
 	@PYTHON=$(PYTHON) sh scripts/prefect.sh
+	@PYTHON=$(PYTHON) sh scripts/dbt.sh
 
 run: $(READY)
 	@$(BIN)/python -m examples.run --port $(PORT)

@@ -2,7 +2,7 @@
 
 Every run worker, and with processes for steps every step, builds the definitions of its code location anew; with 1,000 syncs that is many
 seconds for the one that is run. Dagster does not tell the code that it loads which run it is loaded for, but the processes that exist for one
-run have it at hand while they load. What is not such a process, a code server, a Celery worker, a test, loads everything, and so does
+run have it at hand while they load. What is not such a process, a code server, a test, a Celery worker other than `celery_app`, loads everything, and so does
 a run of anything that is not plainly ours: a job of the user's, or a selection with other assets in it.
 """
 
@@ -48,6 +48,11 @@ def run_scope() -> RunScope | None:
     checks = {check.asset_key for check in run.asset_check_selection or ()}
     keys = {*(run.asset_selection or ()), *checks}
     return RunScope(run.job_name, frozenset(_table_of(key) for key in keys))
+
+
+def add_step_worker(function: str, module: str) -> None:
+    """Let ``function`` of ``module`` count as a process for one run; it has the run as ``dagster_run`` and is called once per process."""
+    _RUN_WORKERS[function] = module
 
 
 def _table_of(key: dg.AssetKey) -> tuple[str, str]:

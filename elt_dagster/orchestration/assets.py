@@ -19,6 +19,7 @@ from elt_dagster.orchestration.errors import REASON, dagster_errors, failure, re
 from elt_dagster.orchestration.io_manager import io_manager_key
 from elt_dagster.orchestration.metadata import SYNC
 from elt_dagster.orchestration.resources import SyncRun
+from elt_dagster.orchestration.sizes import step_tags
 from elt_dagster.orchestration.tags import RUN_MODE_TAG, SKIPPED_FOR_TAG, SYNC_TAG, sync_tags, trigger_tags
 from elt_dagster.orchestration.translator import BindingProps, SyncTranslator, group_name
 from elt_dagster.orchestration.windows import run_window
@@ -96,6 +97,7 @@ def _build_asset(props: BindingProps, spec: dg.AssetSpec, sync_keys: frozenset[d
         specs=[spec.with_io_manager_key(io_manager_key(sync.spec.destination))],
         check_specs=check_specs(sync.spec, props.resolved, spec.key),
         can_subset=True,
+        op_tags=step_tags(sync.spec, props.resolved.stream.size_class),
         retry_policy=retry_policy(execution),
     )(load)
 
