@@ -80,8 +80,9 @@ class Window:
 class ReadRequest:
     """One stream to read: which columns, from where on, in batches of what size.
 
-    ``columns`` are the names to read, in order; None reads all. A connector must not even ask the source for the others, where
-    the source allows it. ``since`` is None on a first or full read. ``cursor_field`` is None when the read is not incremental.
+    ``columns`` are the names to read, in order; None reads all. A connector must not even ask the source for the others of the stream's
+    schema, where the source allows it. What a source has got since (no column of that schema) comes after them, and what it has lost is
+    left out, unless it is a key or cursor: schema drift is for the load to judge. ``since`` is None on a first or full read. ``cursor_field`` is None when the read is not incremental.
     """
 
     stream: Stream

@@ -281,7 +281,7 @@ def _rows(opened: File, file: Found, wanted: Decoding, request: ReadRequest) -> 
         if reserved := [n for n in names if n in ORIGIN.names]:
             raise _reserved(reserved[0], file.path)
         if request.columns is not None:
-            order = list(request.columns)
+            order = [*request.columns, *(n for n in names if known and n not in known and n not in request.columns)]
         else:
             order = [*known, *(n for n in [*names, *ORIGIN.names] if n not in known)]
         arrays = [_array(n, batch, file, done, request.stream.schema) for n in order]

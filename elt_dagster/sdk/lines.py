@@ -141,7 +141,7 @@ def _csv_blocks(opened: OpenedText, wanted: Decoding, block_bytes: int) -> Itera
     names = _header(opened, dialect)
     if opened.complete and len(_first_rows(opened, dialect, 2)) <= int(dialect.header):
         return  # Arrow takes a header without a line end for a damaged file
-    wants = names if wanted.columns is None else [c for c in wanted.columns if c in names]
+    wants = wanted.chosen(names)
     # at least one column is parsed, for the rows have to be counted
     convert = pacsv.ConvertOptions(
         include_columns=wants or names[:1], column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True,
@@ -251,7 +251,8 @@ class _JsonColumns:
         table = self.memory.from_arrow(pa.Table.from_batches([lines]))
         try:
             self._learn_new(table)
-            names = [n for n in self.kinds if self.wanted.columns is None or n in self.wanted.columns]
+            asked = set(self.wanted.chosen(self.kinds))
+            names = [n for n in self.kinds if n in asked]
             block = self._columns(table, names)
             if late := [n for n in names if self.kinds[n] == _UNSEEN and _has_values(block.text.column(n))]:
                 self._learn(table, late)

@@ -5,7 +5,7 @@ What a file is follows from its name unless the options say so; its first bytes 
 
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -79,7 +79,7 @@ class Decoding:
     """What is wanted of a file.
 
     ``declared`` types must fit; ``known`` ones come from earlier files and are widened where this file's values need it.
-    ``columns`` None reads every column.
+    ``columns`` None reads every column; else those, and what is neither asked for nor known, for it came later.
     """
 
     format: FileFormat = FileFormat.AUTO
@@ -89,6 +89,14 @@ class Decoding:
     known: Mapping[str, pa.DataType] = field(default_factory=dict[str, pa.DataType])
     columns: tuple[str, ...] | None = None
     batch_bytes: int = 16 * 1024 * 1024
+
+    def chosen(self, present: Iterable[str]) -> list[str]:
+        """The columns to read of a file that has those of ``present``."""
+        names = list(present)
+        if self.columns is None:
+            return names
+        asked = [name for name in self.columns if name in names]
+        return [*asked, *(name for name in names if self.known and name not in self.known and name not in asked)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,7 @@ from elt_dagster.sdk.text import fits
 
 def read_parquet(file: File, wanted: Decoding) -> Iterator[pa.RecordBatch]:
     with _parquet_file(file) as parquet:
-        present = parquet.schema_arrow.names
-        names = present if wanted.columns is None else [c for c in wanted.columns if c in present]
+        names = wanted.chosen(parquet.schema_arrow.names)
         if not names:  # no column is asked for, but the number of rows is
             yield from _bare_rows(parquet.metadata.num_rows)
             return

@@ -247,7 +247,7 @@ class SqlConnector(Connector[C]):
 
 def plan_query(table: Table, request: ReadRequest, settings: SqlSettings) -> Query:
     """What to ask ``table`` for. Raises NotFoundError for unknown columns, ConfigError for a cursor or position that cannot work."""
-    wanted = request.columns if request.columns is not None else tuple(c.name for c in table.columns)
+    wanted = _wanted(table, request)
     columns = tuple(table.column(name) for name in wanted)
     if not columns:
         raise ConfigError(f"No column of {table.stream_name} is left to read.", fix="Exclude fewer columns.")
@@ -273,6 +273,22 @@ def plan_query(table: Table, request: ReadRequest, settings: SqlSettings) -> Que
         ordered=settings.ordered and request.window is None,
         hides_cursor=hides,
     )
+
+
+def _wanted(table: Table, request: ReadRequest) -> tuple[str, ...]:
+    """The columns asked for that are still there, then those the table has got since it was discovered: schema drift is for the load to judge."""
+    present = [c.name for c in table.columns]
+    if request.columns is None:
+        return tuple(present)
+    if request.stream.schema is None:
+        return request.columns
+    known = set(request.stream.schema.names)
+    kept = [
+        name for name in request.columns if name in present or name not in known or name in request.stream.primary_key
+    ]
+    if not kept:
+        return request.columns  # nothing of it is there: to be told, and not to be passed over
+    return (*kept, *(name for name in present if name not in known and name not in kept))
 
 
 def _conditions(cursor: Column, request: ReadRequest, settings: SqlSettings) -> tuple[Condition, ...]:
