@@ -1,0 +1,1 @@
+"""What is loaded, what is modelled, what is reported."""
