@@ -1,4 +1,4 @@
-"""A dozen kills per warehouse; `make chaos` does hundreds. After each, the table has every row of the source once."""
+"""A good dozen of kills; `make chaos` does hundreds. After each, the table has every row of the source once."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,8 +34,8 @@ def duckdb_config(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", list(Kind))
 def test_killed_loads_lose_nothing_and_double_nothing(harness: Harness, kind: Kind) -> None:
-    tally = harness.run(kind, named=2, anytime=1)
-    assert (tally.kills, tally.lost, tally.doubled) == (3, 0, 0), tally
+    tally = harness.run(kind, named=1, anytime=1)
+    assert (tally.kills, tally.lost, tally.doubled) == (2, 0, 0), tally
 
 
 def test_the_harness_notices_a_load_that_doubles_what_it_has(tmp_path: Path) -> None:

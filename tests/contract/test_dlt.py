@@ -142,7 +142,17 @@ def bench_of(config: Mapping[str, Any]) -> Bench:
     )
 
 
-@pytest.fixture(params=["postgres", "postgres-inserts", "postgres-upsert", "sqlite"])
+_SLOWLY = pytest.mark.again("another way for dlt to do what it does with PostgreSQL by default")
+
+
+@pytest.fixture(
+    params=[
+        "postgres",
+        pytest.param("postgres-inserts", marks=_SLOWLY),
+        pytest.param("postgres-upsert", marks=_SLOWLY),
+        "sqlite",
+    ]
+)
 def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     """Settings of a warehouse with another driver and other formats."""
     work = {"working_directory": str(tmp_path / "work")}

@@ -270,7 +270,9 @@ class TestEveryExecutor:
         assert bench.instance.event_log_storage.get_concurrency_info("closed").pending_steps == []
 
 
-@pytest.mark.parametrize("executor", ["in_process", "threaded"])
+@pytest.mark.parametrize(
+    "executor", ["threaded", pytest.param("in_process", marks=pytest.mark.again("Dagster's own, to compare with"))]
+)
 def test_a_thousand_steps_come_to_an_end(executor: str, tmp_path: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         seen = Bench(executor, tmp_path, instance).run("thousand")
