@@ -59,7 +59,7 @@ def window_binding_id(binding_id: str, window: Window) -> str:
 def row_range(resolved: ResolvedBinding, window: Window, column: str) -> RowRange:
     """The rows of a table that are ``window``; ``column`` is the warehouse's name. Bounds have the column's own kind of time."""
     kind = _kind(resolved, window_field(resolved))
-    return RowRange(column, _bound(window.start, kind), _bound(window.end, kind))
+    return RowRange(column, bound(window.start, kind), bound(window.end, kind))
 
 
 def replaces_rows(resolved: ResolvedBinding) -> bool:
@@ -72,7 +72,8 @@ def _kind(resolved: ResolvedBinding, name: str) -> pa.DataType | None:
     return schema.field(name).type if schema is not None and name in schema.names else None
 
 
-def _bound(at: datetime, kind: Any) -> datetime | date:
+def bound(at: datetime, kind: Any) -> datetime | date:
+    """``at`` (aware) as a value that a column of type ``kind`` can be compared with."""
     if kind is not None and pa.types.is_date(kind):
         return at.date()  # a date knows no zone: the day is the one that the window's own zone calls so
     aware = at.astimezone(UTC)

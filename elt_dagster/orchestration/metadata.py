@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from elt_dagster.control.tables import Written
 from elt_dagster.engine import ResolvedBinding
 from elt_dagster.engine.plan import target_schema, warehouse_name
 from elt_dagster.model import Checkpoint, StreamResult, cursor_text
@@ -116,6 +117,21 @@ def result_metadata(
     if result.schema_changes:
         metadata[SCHEMA_CHANGES] = dg.MetadataValue.md(_changes_table(result))
     return metadata
+
+
+def written_metadata(done: Written, seconds: float) -> dict[str, Any]:
+    """What a write of a user's own frame did."""
+    return {
+        ROW_COUNT: done.committed.table_rows,
+        COLUMN_SCHEMA: table_schema(done.columns),
+        ROWS_READ: done.rows,
+        ROWS_INSERTED: done.committed.inserted,
+        ROWS_UPDATED: done.committed.updated,
+        ROWS_DELETED: done.committed.deleted,
+        ROWS_REJECTED: done.committed.rejected,
+        BYTES_READ: done.bytes,
+        SECONDS: round(seconds, 3),
+    }
 
 
 def table_schema(columns: pa.Schema, resolved: ResolvedBinding | None = None) -> dg.TableSchema:

@@ -16,9 +16,11 @@ import dagster as dg
 
 from elt_dagster.control.configured import ConfiguredSync
 from elt_dagster.engine import ResolvedBinding
-from elt_dagster.engine.windows import slicing_of
+from elt_dagster.engine.plan import warehouse_name
+from elt_dagster.engine.windows import slicing_of, window_field
 from elt_dagster.model import ExecutionBackend, SyncSpec
 from elt_dagster.orchestration.automation import condition_of
+from elt_dagster.orchestration.frame_plans import PARTITION_COLUMN
 from elt_dagster.orchestration.lineage import source_key
 from elt_dagster.orchestration.metadata import SYNC, definition_metadata
 from elt_dagster.orchestration.windows import partitions_of
@@ -66,14 +68,17 @@ class SyncTranslator:
             automation_condition=condition_of(spec),
             partitions_def=partitions_of(slicing) if slicing is not None else None,
             freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(seconds=sla)) if sla else None,
-            metadata=definition_metadata(
-                resolved,
-                dataset=spec.dataset,
-                sync=spec.slug,
-                add_metadata_columns=spec.add_metadata_columns,
-                source_file=props.sync.source_file,
-                source=source_key(spec.connection, resolved.stream.name),
-            ),
+            metadata={
+                **definition_metadata(
+                    resolved,
+                    dataset=spec.dataset,
+                    sync=spec.slug,
+                    add_metadata_columns=spec.add_metadata_columns,
+                    source_file=props.sync.source_file,
+                    source=source_key(spec.connection, resolved.stream.name),
+                ),
+                **(_partition_column(resolved) if slicing is not None else {}),
+            },
         )
 
 
@@ -85,6 +90,11 @@ def group_name(slug: str) -> str:
 def _backend_kind(spec: SyncSpec) -> set[str]:
     native = spec.execution_backend is ExecutionBackend.NATIVE
     return set() if native else {spec.execution_backend.value}
+
+
+def _partition_column(resolved: ResolvedBinding) -> dict[str, str]:
+    """So that an asset downstream with the same windows is handed the rows of its own."""
+    return {PARTITION_COLUMN: warehouse_name(resolved.names, window_field(resolved))}
 
 
 def _parents(props: BindingProps) -> list[dg.AssetKey]:
