@@ -1,0 +1,246 @@
+"""Syncs whose streams are loaded by Celery workers: a real Redis, two workers, and a Dagster instance, store and warehouse in PostgreSQL.
+
+The workers are the processes that `deploy/docker-compose` starts, over its ``dagster.yaml``. Each runs one step at a time, so that two
+streams side by side need both.
+"""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import dagster as dg
+import psycopg2
+import pytest
+
+from elt_dagster.control.runs import Runs, RunStatus, RunView
+from elt_dagster.model import ConnectionSpec, SyncSpec
+from elt_dagster.orchestration.runs import open_runs
+from elt_dagster.store import Store, open_store
+from tests.dagster_connectors.scripted import STREAMS
+from tests.integration.dagster_project import CANARY, CONNECTORS, REPOSITORY, shop
+from tests.prefect_server import started
+from tests.redis_server import PASSWORD, redis_url
+from tests.servers import database
+
+pytestmark = pytest.mark.slow
+APP = "elt_dagster.orchestration.celery_app"
+PATIENCE_SECONDS = 90.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A folder with a source, a database with everything else, and the means to start runs."""
+
+    folder: Path
+    url: str
+    store: Store
+    runs: Runs
+    instance: dg.DagsterInstance
+
+    def say(self, name: str, text: object) -> None:
+        """Tell the source how to behave, see `scripted`; None for nothing."""
+        (self.folder / name).unlink(missing_ok=True)
+        if text is not None:
+            (self.folder / name).write_text(str(text))
+
+    def wait(self, run_id: str, until: Callable[[RunView], bool] = lambda view: view.status.is_final) -> RunView:
+        """The run when it is as it should be."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not until(view := self.runs.get(run_id)):
+            assert time.monotonic() < end, (view, self.logs())
+            time.sleep(0.2)
+        return view
+
+    def logs(self) -> str:
+        """What the workers said last."""
+        return "\n".join(log.read_text()[-3000:] for log in self.folder.glob("worker-*.log"))
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """What a query on the warehouse answers."""
+        with psycopg2.connect(self.url) as connection, connection.cursor() as cursor:
+            cursor.execute(query)
+            return [tuple(row) for row in cursor.fetchall()]
+
+    def workers(self, run_id: str) -> dict[str, str]:
+        """Which worker ran each step."""
+        found: dict[str, str] = {}
+        for entry in self.instance.all_logs(run_id):
+            event = entry.dagster_event
+            if event is not None and event.is_engine_event and event.step_key is not None:
+                name = event.engine_event_data.metadata.get("Celery worker")
+                if name is not None:
+                    found[event.step_key] = str(name.value).partition("@")[0]
+        return found
+
+    def failures(self, run_id: str) -> dict[str, str]:
+        """What the steps that failed said."""
+        events = [e.dagster_event for e in self.instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)]
+        return {e.step_key or "": str(e.step_failure_data.error_display_string) for e in events if e is not None}
+
+    def pids(self, run_id: str) -> set[int | None]:
+        """The processes that wrote the starts of steps."""
+        starts = (e.dagster_event for e in self.instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_START))
+        return {event.pid for event in starts if event is not None}
+
+
+def put(store: Store, slug: str, customers: Mapping[str, Any] | None = None) -> None:
+    """Write a sync that is run by Celery; ``customers`` is more about that stream."""
+    execution = {"executor": "celery", "max_retries": 0}
+    streams = [{"name": "public.orders"}, {"name": "public.customers", **(customers or {})}, {"name": "public.items"}]
+    sync = shop(slug=slug, schema=slug, execution_mode="fan_out_entity", execution=execution, streams=streams)
+    with store.transaction() as tx:
+        tx.put_sync(SyncSpec.model_validate(sync), {s.name: s for s in STREAMS})
+
+
+def environ(folder: Path, url: str, broker: str) -> dict[str, str]:
+    """What compose.yaml gives its services, with the secrets in place."""
+    parts = urlsplit(url)
+    return {
+        "DAGSTER_HOME": str(folder / "home"),
+        "DAGSTER_LOGS": str(folder / "logs"),
+        "DAGSTER_PG_HOST": str(parts.hostname),
+        "DAGSTER_PG_PORT": str(parts.port),
+        "DAGSTER_PG_USER": str(parts.username),
+        "DAGSTER_PG_DB": parts.path.removeprefix("/"),
+        "PGPASSWORD": str(parts.password),
+        "ELT_DAGSTER_STORE": f"postgresql://{parts.username}@{parts.hostname}:{parts.port}{parts.path}",
+        "ELT_DAGSTER_CONNECTORS": str(CONNECTORS),
+        "ELT_DAGSTER_CELERY_BROKER": f"{broker}/0",
+        "ELT_DAGSTER_CELERY_BACKEND": f"{broker}/1",
+        "SHOP_PASSWORD": CANARY,
+    }
+
+
+def prepare(folder: Path, url: str) -> Store:
+    """The instance's folder, and a store with a source and a warehouse."""
+    (folder / "home").mkdir()
+    shutil.copy(REPOSITORY / "deploy" / "docker-compose" / "dagster.yaml", folder / "home")
+    for name in ("definitions.py", "workspace.yaml"):
+        shutil.copy(REPOSITORY / name, folder)
+    parts = urlsplit(url)
+    warehouse = {"host": parts.hostname, "port": parts.port, "database": parts.path.removeprefix("/"),
+                 "user": parts.username, "password": {"env": "PGPASSWORD"}}  # fmt: skip
+    source = {"folder": str(folder), "password": {"env": "SHOP_PASSWORD"}}
+    store = open_store(url)
+    store.init()
+    with store.transaction() as tx:
+        tx.put_connection(ConnectionSpec(name="shop-db", connector="scripted", config=source), frozenset({"password"}))
+        tx.put_connection(
+            ConnectionSpec(name="warehouse", connector="postgres", config=warehouse), frozenset({"password"})
+        )
+    return store
+
+
+@contextmanager
+def two_workers(folder: Path, environ: Mapping[str, str]) -> Iterator[None]:
+    """One started as compose.yaml does, one by dagster-celery's own command."""
+    programs = Path(sys.executable).parent
+    celery: list[str | Path] = [
+        programs / "celery",
+        "-A",
+        APP,
+        "worker",
+        "-Q",
+        "dagster",
+        "-n",
+        "first@%h",
+        "--concurrency",
+        "1",
+    ]
+    dagster_celery: list[str | Path] = [programs / "dagster-celery", "worker", "start", "-A", APP, "-q", "dagster", "-n", "second",
+                      "--", "--concurrency=1"]  # fmt: skip
+    # dagster-celery calls celery by its name
+    path = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)}
+    with (
+        started(celery, {**os.environ, **environ, **path}, folder / "worker-first.log"),
+        started(dagster_celery, {**os.environ, **environ, **path}, folder / "worker-second.log"),
+    ):
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("celery")
+    with ExitStack() as stack:
+        broker = stack.enter_context(redis_url(folder))
+        url = stack.enter_context(database("celery"))
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for name, value in (settings := environ(folder, url, broker)).items():
+            patch.setenv(name, value)
+        patch.delenv("ELT_DAGSTER_WEBSERVER_URL", raising=False)
+        patch.chdir(folder)
+        store = prepare(folder, url)
+        for slug in ("pair", "siblings", "stopped"):
+            put(store, slug)
+        stack.enter_context(two_workers(folder, settings))
+        runs = stack.enter_context(open_runs())
+        instance = stack.enter_context(dg.DagsterInstance.get())
+        yield Cluster(folder, url, store, runs, instance)
+
+
+def test_streams_side_by_side_are_loaded_by_both_workers(cluster: Cluster) -> None:
+    for stream in ("orders", "customers"):
+        cluster.say(f"{stream}.slow", 2)
+    view = cluster.wait(cluster.runs.launch("pair"))
+    assert view.status is RunStatus.COMPLETED, cluster.logs()
+    workers = cluster.workers(view.id)
+    assert {workers["pair__orders"], workers["pair__customers"]} == {"first", "second"}
+    assert len(cluster.pids(view.id)) == 3  # a fresh process for each step
+    counts = cluster.rows(
+        " UNION ALL ".join(f"SELECT count(*) FROM pair.{t}" for t in ("orders", "customers", "items"))
+    )
+    assert counts == [(3,), (3,), (3,)]
+
+
+def test_what_failed_is_run_again_alone_and_as_the_sync_is_by_then(cluster: Cluster) -> None:
+    for stream in ("orders", "customers"):
+        cluster.say(f"{stream}.slow", None)
+    cluster.say("customers.fail", "yes")
+    failed = cluster.wait(cluster.runs.launch("siblings"))
+    assert {s.stream: s.status for s in failed.streams} == {
+        "public.orders": RunStatus.COMPLETED,
+        "public.customers": RunStatus.FAILED,
+        "public.items": RunStatus.COMPLETED,
+    }
+    assert set(cluster.workers(failed.id)) == {"siblings__orders", "siblings__customers", "siblings__items"}
+    cluster.say("customers.fail", None)
+    put(cluster.store, "siblings", {"hashed_columns": ["email"]})
+    with open_runs() as reloaded:  # what the sensor does in a deployment
+        again = cluster.wait(reloaded.retry(failed.id))
+    assert again.status is RunStatus.COMPLETED, cluster.logs()
+    assert set(cluster.workers(again.id)) == {"siblings__customers"}
+    assert cluster.rows("SELECT count(*) FROM siblings.customers WHERE email LIKE '%@%'") == [(0,)]
+    assert cluster.rows("SELECT count(*) FROM siblings.customers") == [(3,)]
+
+
+def test_cancelling_a_run_stops_the_steps_that_workers_have_begun(cluster: Cluster) -> None:
+    cluster.say("orders.slow", 600)
+    run_id = cluster.runs.launch("stopped")
+    cluster.wait(run_id, lambda view: "stopped__orders" in cluster.workers(run_id))
+    begun = time.monotonic()
+    cluster.runs.cancel(run_id, "not today")
+    assert cluster.wait(run_id).status is RunStatus.CANCELLED
+    # The run does not wait for its steps, which look after it every two seconds; the source would take ten minutes.
+    while not (said := cluster.failures(run_id)):
+        assert time.monotonic() - begun < 30, cluster.logs()
+        time.sleep(0.2)
+    assert "The run was cancelled." in said["stopped__orders"]
+    assert cluster.rows("SELECT to_regclass('stopped.orders') IS NULL") == [(True,)]
+    cluster.say("orders.slow", None)
+    assert cluster.wait(cluster.runs.retry(run_id)).status is RunStatus.COMPLETED, cluster.logs()
+
+
+def test_no_worker_writes_the_password_of_the_broker_down(cluster: Cluster) -> None:
+    written = [
+        p for p in (cluster.folder / "home").rglob("*") if p.is_file() and PASSWORD in p.read_text(errors="replace")
+    ]
+    assert not written
+    assert PASSWORD not in cluster.logs()
+    assert CANARY not in cluster.logs()
