@@ -291,7 +291,7 @@ def _tick(home: Path, size: int) -> float:
             while instance.get_runs_count() - before < size:
                 time.sleep(0.2)
             ended = time.time()
-            due = {run.tags["dagster/scheduled_execution_time"] for run in instance.get_runs(limit=size)}
+            due = {run.tags[".dagster/scheduled_execution_time"] for run in instance.get_runs(limit=size)}
             return ended - min(datetime.fromisoformat(text).timestamp() for text in due)
         finally:
             daemon.terminate()
