@@ -4,9 +4,11 @@ A write is one transaction, as every load is: readers see the table before or af
 `Destination.begin` with a state row of its own, which is also how an append is recognised that was done already.
 """
 
+import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -78,6 +80,7 @@ class Written:
     columns: pa.Schema
     rows: int = 0
     bytes: int = 0
+    seconds: float = 0.0
     repeated: bool = False
 
 
@@ -95,14 +98,16 @@ def table_ref(text: str) -> TableRef:
 
 
 def write_table(
-    destination: Destination[Any], write: TableWrite, reader: pa.RecordBatchReader, tell: Told | None = None
+    destination: Destination[Any], write: TableWrite, batches: Iterable[pa.RecordBatch], tell: Told | None = None
 ) -> Written:
-    """Stage and commit what ``reader`` brings, a batch at a time.
+    """Stage and commit ``batches``, one at a time. The columns are those of a reader's schema, else of the first batch.
 
     Raises ConfigError (no such column, rows of another partition), DestinationError, TransientError; the table is then as it was.
     """
+    started = time.monotonic()
     state = destination.state(write.table.schema, write.binding_id)
-    empty = canonical_batch(pa.RecordBatch.from_pylist([], reader.schema))
+    schema, batches = _opened(batches)
+    empty = canonical_batch(pa.RecordBatch.from_pylist([], schema))
     if write.mode is LoadMode.APPEND and write.once and state is not None and state.run_id == write.once:
         return Written(
             committed=Committed(table_rows=destination.count(write.table)), columns=empty.schema, repeated=True
@@ -110,14 +115,18 @@ def write_table(
     plan = _plan(write, empty.schema, state.load_id if state is not None else None)
     rows, size = 0, 0
     with destination.begin(plan) as load:
-        for batch in _checked(reader, plan.replaces, write.table):
+        for batch in _checked(batches, plan.replaces, write.table):
             load.stage(batch)
             rows, size = rows + batch.num_rows, size + batch.nbytes
             if tell is not None:
                 tell(rows, size)
         done = load.commit(None)
     return Written(
-        committed=done, columns=done.columns if done.columns is not None else empty.schema, rows=rows, bytes=size
+        committed=done,
+        columns=done.columns if done.columns is not None else empty.schema,
+        rows=rows,
+        bytes=size,
+        seconds=time.monotonic() - started,
     )
 
 
@@ -130,6 +139,18 @@ def read_table(
         return destination.read(table, columns)
     wanted = rows.range_in(found)
     return destination.read(table, columns, {wanted.column: (wanted.start, wanted.end)})
+
+
+def _opened(batches: Iterable[pa.RecordBatch]) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
+    """The columns to begin with, and all batches."""
+    schema = getattr(batches, "schema", None)
+    if schema is not None:
+        return schema, batches
+    rest = iter(batches)
+    first = next(rest, None)
+    if first is None:
+        return pa.schema([]), ()
+    return first.schema, chain([first], rest)
 
 
 def _plan(write: TableWrite, columns: pa.Schema, after_load: str | None) -> LoadPlan:
@@ -149,9 +170,9 @@ def _plan(write: TableWrite, columns: pa.Schema, after_load: str | None) -> Load
     )
 
 
-def _checked(reader: pa.RecordBatchReader, rows: RowRange | None, table: TableRef) -> Iterator[pa.RecordBatch]:
+def _checked(batches: Iterable[pa.RecordBatch], rows: RowRange | None, table: TableRef) -> Iterator[pa.RecordBatch]:
     """Canonical batches; those of a partition must not bring rows that its next replacement would not find again."""
-    for batch in reader:
+    for batch in batches:
         found = canonical_batch(batch)
         if rows is not None and found.num_rows:
             times = found.column(rows.column)

@@ -192,8 +192,11 @@ class DatabaseFile:
             connection = duckdb.connect(":memory:", config=settings)
         except duckdb.Error as error:
             raise explained(error, "applying memory_limit and threads") from None
-        for statement in ("TimeZone = 'UTC'", "enable_progress_bar = false", "arrow_lossless_conversion = true"):
+        for statement in ("TimeZone = 'UTC'", "arrow_lossless_conversion = true"):
             connection.execute(f"SET {statement}")
+        # In a notebook without ipywidgets there is no progress bar, and DuckDB refuses even to be told so.
+        with contextlib.suppress(duckdb.InvalidInputException):
+            connection.execute("SET enable_progress_bar = false")
         return connection
 
     def _pause(self, deadline: float, give_up: Callable[[], EltError], seconds: float = 0.02) -> None:

@@ -11,6 +11,8 @@ attributes:
 
 ``sync`` holds one sync, ``syncs`` a list; the words are those of a YAML file for ``elt-dagster apply``. Sources are asked for their streams when a
 run reads them and not while definitions load, so columns are shown after the first run.
+
+Connections that several documents use stand once, in a file that each of them names: ``connections_file: ../connections.yaml``.
 """
 
 from collections.abc import Sequence
@@ -20,12 +22,13 @@ from typing import Annotated, Any, TypeVar
 import dagster as dg
 from pydantic import BaseModel, ValidationError
 
-from elt_dagster.control.configured import ConfiguredSync, derived_id
-from elt_dagster.control.connections import InlineConnections
+from elt_dagster.control.yaml_file import load_project
 from elt_dagster.errors import ConfigError
 from elt_dagster.model import ConnectionSpec, Project, SyncSpec
+from elt_dagster.orchestration.claims import claim
 from elt_dagster.orchestration.definitions import sync_definitions
 from elt_dagster.orchestration.literals import refuse_literal_secrets
+from elt_dagster.orchestration.standalone import configured_syncs
 from elt_dagster.orchestration.translator import SyncTranslator
 
 P = TypeVar("P", bound=BaseModel)
@@ -44,6 +47,22 @@ def _resolver(kind: type[P], field_type: Any) -> dg.Resolver:
 
 def _again(context: dg.ResolutionContext, kind: type[P], part: BaseModel) -> P:
     return kind.model_validate(context.resolve_value(part.model_dump(mode="json", by_alias=True, exclude_unset=True)))
+
+
+def _shared_connections(context: dg.ResolutionContext, value: Any) -> list[ConnectionSpec] | None:
+    """The connections of the file, with Dagster's templates filled in as in a document. Raises ConfigError."""
+    if value is None:
+        return None
+    path = context.resolve_source_relative_path(str(context.resolve_value(value)))
+    if not path.is_file():
+        raise ConfigError(f"There is no connections_file {path}.", fix="Make it, or correct the path.")
+    shared = load_project(path)
+    if shared.syncs:
+        raise ConfigError(
+            f"{path} has syncs, and a connections_file is for connections alone.",
+            fix="Move them into the documents that name it.",
+        )
+    return [_again(context, ConnectionSpec, connection) for connection in shared.connections]
 
 
 class SyncScaffolder(dg.Scaffolder[Any]):
@@ -81,8 +100,10 @@ class SyncComponent(dg.Component, dg.Resolvable, dg.Model):
     """Syncs from a source to a warehouse, as one asset per stream."""
 
     # Annotated with Any, because Dagster wants to look into every other type and knows nothing of ours; the resolvers carry the types.
-    connections: Annotated[Any, _resolver(ConnectionSpec, list[ConnectionSpec])]
+    connections: Annotated[Any, _resolver(ConnectionSpec, list[ConnectionSpec])] = []
     """Source accounts and warehouses. A secret is ``{env: NAME}`` or ``{file: PATH}``, never a literal."""
+    connections_file: Annotated[Any, dg.Resolver(_shared_connections, model_field_type=str | None)] = None
+    """A YAML file with ``connections`` that several documents share; a relative path counts from this document."""
     sync: Annotated[Any, _resolver(SyncSpec, SyncSpec | None)] = None
     """One configured sync."""
     syncs: Annotated[Any, _resolver(SyncSpec, list[SyncSpec])] = []
@@ -97,25 +118,16 @@ class SyncComponent(dg.Component, dg.Resolvable, dg.Model):
         project = self._project()
         for connection in project.connections:
             refuse_literal_secrets(connection)
-        connections = InlineConnections(project.connections)
-        return sync_definitions([_configured(spec, connections) for spec in project.syncs], self.translator())
+        claim(context.component_tree, str(context.path), project)
+        return sync_definitions(configured_syncs(project), self.translator())
 
     def _project(self) -> Project:
         syncs = [*([self.sync] if self.sync is not None else []), *self.syncs]
         if not syncs:
             raise ConfigError("A SyncComponent has no sync.", fix="Write one under `sync`, or several under `syncs`.")
+        connections = (*(self.connections_file or ()), *self.connections)
         try:
-            return Project(connections=tuple(self.connections), syncs=tuple(syncs))
+            return Project(connections=connections, syncs=tuple(syncs))
         except ValidationError as error:
             problems = "; ".join(str(p["msg"]) for p in error.errors(include_input=False, include_url=False))
             raise ConfigError(f"A SyncComponent is wrong: {problems}.") from None
-
-
-def _configured(spec: SyncSpec, connections: InlineConnections) -> ConfiguredSync:
-    return ConfiguredSync(
-        id=derived_id("sync", spec.slug),
-        spec=spec,
-        streams={},
-        binding_ids={b.name: derived_id("binding", spec.slug, b.name) for b in spec.streams},
-        connections=connections,
-    )

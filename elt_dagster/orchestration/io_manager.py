@@ -97,7 +97,7 @@ class WarehouseIOManager(dg.IOManager):
             context.log.info(f"{write.table}: this run appended its rows before; nothing was written again.")
         context.add_output_metadata(
             {
-                **written_metadata(done, (datetime.now(UTC) - started).total_seconds()),
+                **written_metadata(done),
                 **({PARTITION_ROW_COUNT: done.rows} if write.rows is not None else {}),
                 TABLE_NAME: str(write.table),
                 URI: destination.uri(write.table),

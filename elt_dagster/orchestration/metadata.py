@@ -119,7 +119,7 @@ def result_metadata(
     return metadata
 
 
-def written_metadata(done: Written, seconds: float) -> dict[str, Any]:
+def written_metadata(done: Written) -> dict[str, Any]:
     """What a write of a user's own frame did."""
     return {
         ROW_COUNT: done.committed.table_rows,
@@ -130,7 +130,7 @@ def written_metadata(done: Written, seconds: float) -> dict[str, Any]:
         ROWS_DELETED: done.committed.deleted,
         ROWS_REJECTED: done.committed.rejected,
         BYTES_READ: done.bytes,
-        SECONDS: round(seconds, 3),
+        SECONDS: round(done.seconds, 3),
     }
 
 
