@@ -48,18 +48,19 @@ def spec(executor: str, **changes: Any) -> SyncSpec:
     return SyncSpec.model_validate(shop(execution_mode="fan_out_entity", execution=execution, **changes))
 
 
-def step_job(tags: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> V1Job:
-    """The Kubernetes job that dagster-k8s makes for a step with these tags, where runs are configured by ``run``."""
+def step_pod(tags: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> Any:
+    """The template of the pod that dagster-k8s makes for a step with these tags, where runs are configured by ``run``."""
     texts = {name: json.dumps(value) for name, value in tags.items()}
     launcher = K8sContainerContext(run_k8s_config=UserDefinedDagsterK8sConfig(**(run or {})))
     merged = launcher.merge(K8sContainerContext(run_k8s_config=get_user_defined_k8s_config(texts)))
     job_config = DagsterK8sJobConfig(job_image="image", dagster_home="/home")
-    return construct_dagster_k8s_job(job_config, ["dagster"], "step", merged.run_k8s_config)
+    job: Any = construct_dagster_k8s_job(job_config, ["dagster"], "step", merged.run_k8s_config)
+    return job.spec.template
 
 
 @pytest.mark.parametrize("size", sizes.SIZE_CLASSES)
 def test_a_size_class_becomes_the_resources_of_the_pod(size: str) -> None:
-    (container,) = step_job(sizes.step_tags(spec("k8s"), size)).spec.template.spec.containers
+    (container,) = step_pod(sizes.step_tags(spec("k8s"), size)).spec.containers
     resources = container.resources
     assert resources.requests["memory"] == resources.limits["memory"]
     assert "cpu" in resources.requests
@@ -99,7 +100,7 @@ def test_a_table_in_the_environment_replaces_ours(monkeypatch: pytest.MonkeyPatc
         "pod_spec_config": {"node_selector": {"a": "b"}},
     }
     monkeypatch.setenv(sizes.K8S_SIZES, json.dumps({"xl": pod}))
-    template = step_job(sizes.step_tags(spec("k8s"), "xl")).spec.template.spec
+    template = step_pod(sizes.step_tags(spec("k8s"), "xl")).spec
     assert template.containers[0].resources.requests == {"memory": "32Gi"}
     assert template.node_selector == {"a": "b"}
     assert sizes.step_tags(spec("k8s"), "s")[sizes.K8S_CONFIG_TAG] == sizes.pod_sizes("")["s"]
@@ -212,7 +213,7 @@ def test_a_step_asks_for_its_own_size_in_the_pods_of_the_helm_values() -> None:
     (sizes_variable,) = [e["value"] for e in deployment(values)["env"] if e["name"] == sizes.K8S_SIZES]
     pods = sizes.pod_sizes(sizes_variable)
     run = launcher_config(values)["run_k8s_config"]
-    template = step_job({sizes.K8S_CONFIG_TAG: pods["xl"]}, run).spec.template
+    template = step_pod({sizes.K8S_CONFIG_TAG: pods["xl"]}, run)
     assert template.spec.containers[0].resources.limits == {"memory": "16Gi"}
     assert template.spec.node_selector == {"pool": "large"}
     assert template.spec.termination_grace_period_seconds == 120
