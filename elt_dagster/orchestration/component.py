@@ -15,7 +15,7 @@ run reads them and not while definitions load, so columns are shown after the fi
 Connections that several documents use stand once, in a file that each of them names: ``connections_file: ../connections.yaml``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -46,7 +46,18 @@ def _resolver(kind: type[P], field_type: Any) -> dg.Resolver:
 
 
 def _again(context: dg.ResolutionContext, kind: type[P], part: BaseModel) -> P:
-    return kind.model_validate(context.resolve_value(part.model_dump(mode="json", by_alias=True, exclude_unset=True)))
+    return kind.model_validate(
+        _plain(context.resolve_value(part.model_dump(mode="json", by_alias=True, exclude_unset=True)))
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A template that stands alone, such as ``{{ context.project_root }}``, is filled in with an object and not with its text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(below) for key, below in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(below) for below in value]
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def _shared_connections(context: dg.ResolutionContext, value: Any) -> list[ConnectionSpec] | None:
