@@ -38,6 +38,8 @@ POLITE_SECONDS = 1.0
 """From asking a step to stop to interrupting it."""
 GIVE_UP_SECONDS = 30.0
 """From asking a step to stop to ending its process."""
+STEP_TASK = "_execute_plan", "dagster_celery.tasks"
+"""The function that runs a step, and its module."""
 _OVER = frozenset(
     {
         dg.DagsterRunStatus.CANCELING,
@@ -58,7 +60,7 @@ app.conf.update(
     task_acks_late=False,
     broker_connection_retry_on_startup=True,
 )
-add_step_worker("_execute_plan", "dagster_celery.tasks")
+add_step_worker(*STEP_TASK)
 
 
 @signals.worker_init.connect  # type: ignore[untyped-decorator]  # Celery has no types
