@@ -11,6 +11,7 @@ It is dagster-celery's own, with what its workers lack:
   start -y`` would write them into DAGSTER_HOME.
 """
 
+import importlib
 import logging
 import os
 import signal
@@ -19,7 +20,6 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 import dagster as dg
-import duckdb  # noqa: F401 - loaded once, before processes are forked
 from celery import signals
 from celery.concurrency.prefork import TaskPool
 from celery.worker import WorkController
@@ -27,7 +27,7 @@ from dagster._serdes import unpack_value
 from dagster_celery.app import app
 from dagster_celery.config import TASK_EXECUTE_PLAN_NAME
 
-import elt_dagster.orchestration.definitions  # noqa: F401 - as above
+import elt_dagster.orchestration.definitions  # noqa: F401 - before processes are forked
 from elt_dagster.orchestration._run_scope import add_step_worker
 from elt_dagster.orchestration.executors import CELERY_BACKEND, CELERY_BROKER
 from elt_dagster.sdk.cancellation import Cancellation
@@ -38,6 +38,16 @@ POLITE_SECONDS = 1.0
 """From asking a step to stop to interrupting it."""
 GIVE_UP_SECONDS = 30.0
 """From asking a step to stop to ending its process."""
+_PRELOADED = (
+    "alembic.context",
+    "asyncpg",
+    "dagster_postgres",
+    "duckdb",
+    "elt_dagster.destinations.postgres",
+    "pandas",
+    "psycopg2",
+)
+"""What most steps import, as far as it is installed: a second of work that each would do anew."""
 STEP_TASK = "_execute_plan", "dagster_celery.tasks"
 """The function that runs a step, and its module."""
 _OVER = frozenset(
@@ -61,6 +71,9 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
 )
 add_step_worker(*STEP_TASK)
+for module in _PRELOADED:
+    with suppress(ImportError):
+        importlib.import_module(module)
 
 
 @signals.worker_init.connect  # type: ignore[untyped-decorator]  # Celery has no types
