@@ -95,16 +95,29 @@ def test_what_was_scaffolded_passes_every_check_and_is_loaded(fresh: Fresh) -> N
             assert warehouse.sql(f"SELECT sum(amount)::DOUBLE FROM {schema}.orders").fetchall() == [(19.5,)]
 
 
+TRAP = """
+import socket
+import traceback
+
+def refuse(self, address):
+    if self.family != socket.AF_UNIX:
+        with open({!r}, "a") as file:
+            file.write("".join(traceback.format_stack()))
+        raise OSError("no network here")
+
+socket.socket.connect = refuse
+"""
+
+
 @pytest.mark.slow
 def test_definitions_are_listed_without_a_network(fresh: Fresh) -> None:
-    (fresh.root / "src" / "sitecustomize.py").write_text(
-        "import socket\n\n\ndef refuse(self, address):\n"
-        "    if self.family != socket.AF_UNIX:\n        raise OSError('no network here')\n\n\n"
-        "socket.socket.connect = refuse\n"
-    )
+    asked, trap = fresh.root / "asked.txt", fresh.root / "src" / "sitecustomize.py"
+    trap.write_text(TRAP.format(str(asked)))
     said = fresh.say("dg", "list", "defs", "--json")
     assert '"raw_shop/orders"' in said
     assert '"lake/raw_ours/orders"' in said
+    trap.unlink()
+    assert not asked.exists(), asked.read_text()
 
 
 @contextmanager
