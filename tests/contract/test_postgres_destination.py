@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from elt_dagster.destinations._postgres_encode import encoded
 from elt_dagster.destinations._postgres_session import JOIN_MEMORY, Session, roomy
 from elt_dagster.destinations._postgres_settings import PostgresConfig
-from elt_dagster.destinations.base import DELETED_AT, RowRange
-from elt_dagster.destinations.history import VALID_FROM, VALID_TO, history_table
+from elt_dagster.destinations.base import DELETED_AT, VALID_FROM, VALID_TO, RowRange
+from elt_dagster.destinations.history import history_table
 from elt_dagster.destinations.postgres import Postgres
 from elt_dagster.destinations.rejected import REASON, ROW, rejected_table
 from elt_dagster.errors import AuthError, ConfigError, ContractError, DestinationError, EltError, TransientError

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elt_dagster.destinations.base import DELETED_AT, Committed, RowRange
+from elt_dagster.destinations.base import DELETED_AT, IS_CURRENT, VALID_FROM, VALID_TO, Committed, RowRange
 from elt_dagster.destinations.duckdb import DuckDB
-from elt_dagster.destinations.history import IS_CURRENT, VALID_FROM, VALID_TO, history_table
+from elt_dagster.destinations.history import history_table
 from elt_dagster.destinations.rejected import REASON, ROW, rejected_table
 from elt_dagster.errors import ConfigError, DestinationError
 from elt_dagster.model import DeleteMode, LoadMode, SchemaDrift
