@@ -67,6 +67,22 @@ def test_a_size_class_becomes_the_resources_of_the_pod(size: str) -> None:
     assert "cpu" not in resources.limits
 
 
+def test_the_page_on_deploying_shows_the_table_of_sizes() -> None:
+    page = (REPOSITORY / "docs" / "deploying.md").read_text()
+    shown = dict(re.findall(r"^\| `(xs|s|m|l|xl)` \| (.*) \|$", page, re.MULTILINE))
+    asked = {size: config["container_config"]["resources"]["requests"] for size, config in sizes.pod_sizes("").items()}
+    assert shown == {size: f"{resources['cpu']} | {resources['memory']}" for size, resources in asked.items()}
+
+
+def test_the_page_on_deploying_knows_every_variable() -> None:
+    page = (REPOSITORY / "docs" / "deploying.md").read_text()
+    code = "".join(file.read_text() for file in (REPOSITORY / "elt_dagster").rglob("*.py"))
+    unknown = {
+        name for name in re.findall(r"\bELT_DAGSTER_[A-Z0-9]+(?:_[A-Z0-9]+)*\b", code) if f"`{name}`" not in page
+    }
+    assert not unknown
+
+
 def test_larger_classes_ask_for_more() -> None:
     def asked(size: str, what: str) -> float:
         text = sizes.pod_sizes("")[size]["container_config"]["resources"]["requests"][what]
