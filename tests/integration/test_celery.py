@@ -5,6 +5,7 @@ streams side by side need both.
 """
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,12 +17,13 @@ from typing import Any
 import dagster as dg
 import psycopg2
 import pytest
+import yaml
 
 from elt_dagster.control.runs import Runs, RunStatus, RunView
 from elt_dagster.orchestration.runs import open_runs
 from elt_dagster.store import Store
 from tests.integration.dagster_project import CANARY, REPOSITORY
-from tests.integration.deployed import environ, prepare, put
+from tests.integration.deployed import COMPOSE, environ, prepare, put
 from tests.prefect_server import started
 from tests.redis_server import PASSWORD, redis_url
 from tests.servers import database
@@ -87,22 +89,19 @@ class Cluster:
         return {event.pid for event in starts if event is not None}
 
 
+def composed() -> dict[str, Any]:
+    """What compose.yaml says about a worker."""
+    service: dict[str, Any] = yaml.safe_load((COMPOSE / "compose.yaml").read_text())["services"]["worker-1"]
+    return service
+
+
 @contextmanager
 def two_workers(folder: Path, environ: Mapping[str, str]) -> Iterator[None]:
     """One started as compose.yaml does, one by dagster-celery's own command."""
     programs = Path(sys.executable).parent
-    celery: list[str | Path] = [
-        programs / "celery",
-        "-A",
-        APP,
-        "worker",
-        "-Q",
-        "dagster",
-        "-n",
-        "first@%h",
-        "--concurrency",
-        "1",
-    ]
+    name, *arguments = composed()["command"]
+    places = {"elt@%h": "first@%h", "${CELERY_CONCURRENCY:-4}": "1"}
+    celery: list[str | Path] = [programs / name, *[places.get(str(word), str(word)) for word in arguments]]
     dagster_celery: list[str | Path] = [programs / "dagster-celery", "worker", "start", "-A", APP, "-q", "dagster", "-n", "second",
                       "--", "--concurrency=1"]  # fmt: skip
     # dagster-celery calls celery by its name
@@ -184,6 +183,16 @@ def test_cancelling_a_run_stops_the_steps_that_workers_have_begun(cluster: Clust
         time.sleep(0.2)
     assert "The run was cancelled." in said["stopped__orders"]
     assert cluster.rows("SELECT to_regclass('stopped.orders') IS NULL") == [(True,)]
+
+
+def test_a_worker_that_listens_is_healthy_and_one_that_is_not_there_is_not(cluster: Cluster) -> None:
+    kind, check = composed()["healthcheck"]["test"]
+    assert kind == "CMD-SHELL"
+    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for worker, healthy in (("first", True), ("third", False)):
+        command = check.replace("$$", "$").replace("elt@", f"{worker}@").replace("-t 10", "-t 2")
+        done = subprocess.run(["sh", "-c", command], env={**os.environ, **path}, capture_output=True, check=False)
+        assert (done.returncode == 0) is healthy, done.stderr
 
 
 def test_no_worker_writes_the_password_of_the_broker_down(cluster: Cluster) -> None:
