@@ -113,6 +113,15 @@ def two_workers(folder: Path, environ: Mapping[str, str]) -> Iterator[None]:
         yield
 
 
+def wait_for_code_servers() -> None:
+    """Until those that `open_runs` started in this process are gone."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    children = ["pgrep", "-P", str(os.getpid()), "-f", "dagster api grpc"]
+    while subprocess.run(children, capture_output=True, check=False).returncode == 0:
+        assert time.monotonic() < end, "A code server did not end."
+        time.sleep(0.1)
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("celery")
@@ -124,6 +133,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             patch.setenv(name, value)
         patch.delenv("ELT_DAGSTER_WEBSERVER_URL", raising=False)
         patch.chdir(folder)
+        # A code server whose database goes while it still looks after the process of a run would never end.
+        stack.callback(wait_for_code_servers)
         store = prepare(folder, url)
         for slug in ("shop", "stopped"):
             put(store, slug)
