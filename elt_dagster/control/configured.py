@@ -48,6 +48,15 @@ class Connections(Protocol):
         """The run that loads the binding now, as far as can be known."""
         ...
 
+    def end_lease(self, binding_id: str, run_id: str) -> None:
+        """Free the binding for others when ``run_id``, which holds it, is over."""
+        ...
+
+    @property
+    def has_leases(self) -> bool:
+        """Whether `active_run` and `lease` know of other runs. Raises TransientError when that cannot be found out now."""
+        ...
+
     def lease(self, binding_id: str, run_id: str) -> AbstractContextManager[int]:
         """Hold the binding for one run and yield the fence. Raises ConflictError with the active run's id."""
         ...

@@ -4,15 +4,16 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from elt_dagster.errors import ConflictError, NotFoundError, TransientError, nearest
+from elt_dagster.errors import ConfigError, ConflictError, NotFoundError, TransientError, nearest
 from elt_dagster.model import ConnectionSpec
 from elt_dagster.model.secret import resolve
 from elt_dagster.sdk.budget import Ledger, LocalLedger, Turns
-from elt_dagster.store import Lease, Store
+from elt_dagster.store import Lease, Store, open_store
+from elt_dagster.store.location import sqlite_file, store_url
 
 LEASE_SECONDS = 90
 HEARTBEAT_SECONDS = 30
@@ -84,6 +85,12 @@ class StoreConnections:
         """The run whose lease in the store is alive."""
         return self._store.active_run(binding_id)
 
+    def end_lease(self, binding_id: str, run_id: str) -> None:
+        """In the store."""
+        self._store.end_lease(binding_id, run_id)
+
+    has_leases = True
+
     @contextmanager
     def lease(self, binding_id: str, run_id: str) -> Iterator[int]:
         """A lease of 90 s in the store, renewed every 30 s by a thread while it is held."""
@@ -111,7 +118,7 @@ def _renew_until(store: Store, lease: Lease, stop: threading.Event) -> None:
 
 
 class InlineConnections:
-    """Connections that stand beside the sync in a file. Two runs at once are told apart by the state row's load id alone."""
+    """Connections that stand beside the sync in a file. Without a store, two runs at once are told apart by the state row's load id alone."""
 
     def __init__(self, specs: Sequence[ConnectionSpec], environ: Mapping[str, str] | None = None) -> None:
         self._specs = {s.name: s for s in specs}
@@ -144,9 +151,38 @@ class InlineConnections:
         return _process_ledgers.setdefault(self.identity(name), LocalLedger())
 
     def active_run(self, binding_id: str) -> str | None:
-        """Nobody knows."""
-        return None
+        """The run whose lease in the store is alive, where there is a store."""
+        shared = self._shared()
+        return shared.active_run(binding_id) if shared is not None else None
 
-    def lease(self, binding_id: str, run_id: str) -> nullcontext[int]:
-        """No lease: without a store there is nobody to ask."""
-        return nullcontext(0)
+    def end_lease(self, binding_id: str, run_id: str) -> None:
+        """In the store, where there is one."""
+        shared = self._shared()
+        if shared is not None:
+            shared.end_lease(binding_id, run_id)
+
+    @property
+    def has_leases(self) -> bool:
+        """Whether there is a store."""
+        return self._shared() is not None
+
+    def lease(self, binding_id: str, run_id: str) -> AbstractContextManager[int]:
+        """A lease in the store; none where there is no store to ask."""
+        shared = self._shared()
+        return shared.lease(binding_id, run_id) if shared is not None else nullcontext(0)
+
+    def _shared(self) -> StoreConnections | None:
+        """The store of this deployment, when it has one that is ready: the file is the truth, but leases are kept there.
+
+        Raises TransientError for one that is out of reach, because whoever holds the lease is then not known.
+        """
+        try:
+            url = store_url(None, self._environ)
+            file = sqlite_file(url)
+            if file is not None and not file.is_file():
+                return None
+            store = open_store(url.render_as_string(hide_password=False))
+            store.ensure_current()
+        except ConfigError:
+            return None
+        return StoreConnections(store, environ=self._environ)

@@ -92,7 +92,8 @@ class StreamRead:
                 load_id=uuid.uuid4().hex,
                 started_at=datetime.now(UTC),
                 mode=self.run_mode,
-                fence=fence,
+                # Without a lease (0) the load goes on under the table's own fence: it may have been loaded with leases before.
+                fence=fence or (state.fence if state is not None else 0),
                 window=self.window,
                 reset_history=self.reset_history,
             )

@@ -81,6 +81,12 @@ class Execution(Part):
     """How often a stream is tried again after an error that time may mend."""
     retry_delay_seconds: float = Field(default=5.0, ge=0, le=3600)
     """Wait before the first retry; it doubles each time."""
+    max_runtime_seconds: int | None = Field(default=None, ge=1)
+    """A run that takes longer is ended by Dagster's run monitoring; by default there is no such limit."""
+    heartbeat_timeout_seconds: int = Field(default=180, ge=10, le=86_400)
+    """A run without a sign of life for so long is ended and started again, up to max_retries times."""
+    stall_timeout_seconds: int = Field(default=7200, ge=10, le=7 * 86_400)
+    """A stream that has not moved for so long gives no more signs of life: raise it where a source or a merge may take longer."""
 
 
 class TableBinding(Part):

@@ -16,11 +16,20 @@ from elt_dagster.orchestration.backends import Handover, external_asset, is_nati
 from elt_dagster.orchestration.checking import StepChecks
 from elt_dagster.orchestration.checks import check_specs
 from elt_dagster.orchestration.errors import REASON, dagster_errors, failure, retry_policy
+from elt_dagster.orchestration.heartbeat import heartbeat
 from elt_dagster.orchestration.io_manager import io_manager_key
 from elt_dagster.orchestration.metadata import SYNC
+from elt_dagster.orchestration.overlap import run_ahead
 from elt_dagster.orchestration.resources import SyncRun
 from elt_dagster.orchestration.sizes import step_tags
-from elt_dagster.orchestration.tags import RUN_MODE_TAG, SKIPPED_FOR_TAG, SYNC_TAG, sync_tags, trigger_tags
+from elt_dagster.orchestration.tags import (
+    RUN_MODE_TAG,
+    SKIPPED_FOR_TAG,
+    SYNC_TAG,
+    recovery_tags,
+    sync_tags,
+    trigger_tags,
+)
 from elt_dagster.orchestration.translator import BindingProps, SyncTranslator, group_name
 from elt_dagster.orchestration.windows import run_window
 
@@ -64,16 +73,20 @@ def _build_asset(props: BindingProps, spec: dg.AssetSpec, sync_keys: frozenset[d
     execution = sync.spec.execution
 
     def load(context: dg.AssetExecutionContext, sync_run: SyncRun) -> Iterator[Any]:
-        if not context.selected_asset_keys:
-            yield from StepChecks(context=context, sync=sync, resolved=props.resolved, key=spec.key).alone()
-            return
+        with heartbeat(context, stream, execution, watches_stalls=is_native(sync)):
+            if context.selected_asset_keys:
+                yield from run(context, sync_run)
+            else:
+                yield from StepChecks(context=context, sync=sync, resolved=props.resolved, key=spec.key).alone()
+
+    def run(context: dg.AssetExecutionContext, sync_run: SyncRun) -> Iterator[Any]:
         with dagster_errors(execution, attempt=context.retry_number, stream=stream):
             mode = sync_run.mode(context.run.tags)
             _keep_tags(context, sync, sync_keys, mode)
             reset = sync_run.reset_history_table
             window = run_window(context, sync_run)
             read = sync.read(stream, run_id=context.run.run_id, run_mode=mode, window=window, reset_history=reset)
-            if not read.waits_for_lease and (active := sync.connections.active_run(read.state_id)) is not None:
+            if (active := run_ahead(context, sync, read, spec.key)) is not None:
                 context.log.warning(f"{stream}: left out, for run {active} is loading it.")
                 context.instance.add_run_tags(context.run.run_id, {SKIPPED_FOR_TAG: active})
                 return
@@ -126,7 +139,7 @@ def _keep_tags(
     run, wanted = context.run, {RUN_MODE_TAG: mode.value}
     if SYNC_TAG not in run.tags and run.asset_selection and run.asset_selection <= sync_keys:
         manual = trigger_tags(TriggeredBy.MANUAL, "", mode)
-        wanted = {**sync_tags(sync.id, sync.spec.slug), **manual, **wanted}
+        wanted = {**sync_tags(sync.id, sync.spec.slug), **recovery_tags(sync.spec.execution), **manual, **wanted}
     new = {key: value for key, value in wanted.items() if run.tags.get(key) != value}
     if new:
         context.instance.add_run_tags(run.run_id, new)

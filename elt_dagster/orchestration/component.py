@@ -130,7 +130,8 @@ class SyncComponent(dg.Component, dg.Resolvable, dg.Model):
         for connection in project.connections:
             refuse_literal_secrets(connection)
         claim(context.component_tree, str(context.path), project)
-        return sync_definitions(configured_syncs(project), self.translator())
+        document = (context.component_tree, str(context.path))
+        return sync_definitions(configured_syncs(project), self.translator(), document=document)
 
     def _project(self) -> Project:
         syncs = [*([self.sync] if self.sync is not None else []), *self.syncs]

@@ -28,7 +28,10 @@ from elt_dagster.orchestration.io_manager import io_manager_key, warehouse_io_ma
 from elt_dagster.orchestration.jobs import build_job, build_schedules, job_name
 from elt_dagster.orchestration.live import FirstRun, Loaded, note_loaded
 from elt_dagster.orchestration.resources import SYNC_RUN, SYNC_RUN_KEY
-from elt_dagster.orchestration.sensors import build_sensor
+from elt_dagster.orchestration.sensors import build_first_run_sensor, build_sensor
+from elt_dagster.orchestration.silence import build_sensor as build_silence_sensor
+from elt_dagster.orchestration.silence import sensor_name as silence_sensor_name
+from elt_dagster.orchestration.silence import sensors_of_file
 from elt_dagster.orchestration.translator import SyncTranslator, group_name
 from elt_dagster.registry import destination_names
 from elt_dagster.store import DEFAULT_WORKSPACE, AnySync, BrokenSync, StoredConnection
@@ -64,6 +67,8 @@ def build_definitions(
         pin_revision(read, workspace, default)
         _add_stored(builder, read.syncs, ShownConnections(read.store, workspace), _patterns(select))
     sensors = [_live_sensor(builder, read, workspace)] if live and read.store is not None else []
+    if live and builder.silences:
+        sensors.append(build_silence_sensor(silence_sensor_name(workspace), builder.silences))
     automation = automation_sensor(builder.assets, workspace)
     return builder.build(executor, [*sensors, *([automation] if automation is not None else [])])
 
@@ -116,17 +121,22 @@ def sync_definitions(
     translator: SyncTranslator | None = None,
     *,
     default_destination: str | None = None,
+    document: tuple[object, str] | None = None,
 ) -> dg.Definitions:
     """Definitions of syncs that stand outside the store. No default executor is set, so that they merge with anything.
 
-    ``default_destination`` is the one whose assets have no prefix; by default that of the first sync.
+    ``default_destination`` is the one whose assets have no prefix; by default that of the first sync. ``document`` is the load that the syncs are
+    read in, and the name of their file: with it, runs that fall silent are ended.
     """
     several = [syncs] if isinstance(syncs, ConfiguredSync) else list(syncs)
     default = default_destination or (several[0].spec.destination if several else None)
     builder = _Builder(translator or SyncTranslator(), default)
     for sync in several:
         builder.add(sync)
-    return builder.build(None)
+    sensors = [build_first_run_sensor(first, builder.first_jobs[key]) for key, first in builder.first_runs.items()]
+    if document is not None:
+        sensors += sensors_of_file(*document, builder.silences)
+    return builder.build(None, sensors)
 
 
 def default_destination(connections: Iterable[StoredConnection]) -> str | None:
@@ -158,6 +168,8 @@ class _Builder:
     first_runs: dict[str, FirstRun] = field(default_factory=dict[str, FirstRun])
     """By sync id, those of active syncs with trigger_mode on_create."""
     first_jobs: dict[str, Any] = field(default_factory=dict[str, Any])
+    silences: dict[str, float] = field(default_factory=dict[str, float])
+    """By sync id, for how many seconds its runs may be silent."""
 
     def add(self, sync: ConfiguredSync) -> None:
         """Add a sync, or one broken asset in its place."""
@@ -222,6 +234,7 @@ class _Builder:
         self.resources[io_key] = io_manager
         self.assets += assets
         self.jobs.append(job)
+        self.silences[sync.id] = float(spec.execution.heartbeat_timeout_seconds)
         self._add_first_run(sync, assets, job)
         self.schedules += schedules
 

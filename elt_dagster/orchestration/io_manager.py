@@ -18,6 +18,7 @@ from elt_dagster.engine import Progress, StreamRead, resolve_binding
 from elt_dagster.orchestration.errors import dagster_errors
 from elt_dagster.orchestration.frame_plans import rows_read, table_of, table_write
 from elt_dagster.orchestration.frames import from_reader, to_reader
+from elt_dagster.orchestration.heartbeat import moving
 from elt_dagster.orchestration.metadata import (
     PARTITION_ROW_COUNT,
     SOURCE_TABLE,
@@ -65,7 +66,8 @@ class WarehouseIOManager(dg.IOManager):
 
     def _load(self, context: dg.OutputContext, read: StreamRead) -> None:
         progress = Throttled(context.log.info)
-        result = read.load(progress, cancelled, context.log.warning)
+        alive = moving(context.run_id, context.step_key, cancelled)
+        result = read.load(progress, alive, context.log.warning)
         progress.finish()
         resolved = resolve_binding(read.binding, read.stream)
         table = TableRef(read.sync.dataset, read.binding.table_name)

@@ -24,7 +24,7 @@ def job_name(slug: str) -> str:
 
 def build_job(sync: ConfiguredSync, keys: Sequence[dg.AssetKey]) -> Any:
     """The job that loads all of ``sync`` with the executor it asks for."""
-    lasting = {**sync_tags(sync.id, sync.spec.slug), **recovery_tags(sync.spec.execution.max_retries)}
+    lasting = {**sync_tags(sync.id, sync.spec.slug), **recovery_tags(sync.spec.execution)}
     job = dg.define_asset_job(
         job_name(sync.spec.slug),
         selection=dg.AssetSelection.assets(*keys),

@@ -24,6 +24,8 @@ TICK_SECONDS = 3
 """Less than the daemon's five seconds between two rounds, or every other round would come too early."""
 SETTLE_SECONDS = 2.0
 """The daemon sees a new job a second after it was loaded, and refuses a run of a job it does not see."""
+FIRST_RUN_SECONDS = 10
+"""For a sync in a file, which comes with a deployment and can wait for it to settle."""
 MOST_A_TICK = 50
 """Runs asked for in one tick; a project of hundreds of syncs is started over a few ticks."""
 
@@ -59,6 +61,31 @@ def build_sensor(loaded: Loaded, jobs: Sequence[Any]) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Shows syncs that were created, changed or deleted, without a restart; starts the first run of syncs with "
         "trigger_mode on_create. Stopped, changes show when the code location is reloaded by hand.",
+    )
+
+
+def build_first_run_sensor(first: FirstRun, job: Any) -> dg.SensorDefinition:
+    """The sensor of one sync that stands in a file: no store remembers its first run, so this sensor's cursor does.
+
+    Dagster writes the cursor after the run; should the daemon die in between, the run key keeps it from making another.
+    """
+    key = run_key(first.sync_id)
+
+    def evaluate(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        if context.cursor == key:
+            return dg.SkipReason(f"The sync {first.slug} has had its first run.")
+        if not _is_due(first):
+            return dg.SkipReason(f"No window of the sync {first.slug} has ended yet.")
+        context.update_cursor(key)
+        return _request(first)
+
+    return dg.SensorDefinition(
+        name=f"{first.job}_on_create",
+        evaluation_fn=evaluate,
+        job=job,
+        minimum_interval_seconds=FIRST_RUN_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Runs {first.slug} once, as its trigger_mode on_create says. Resetting the cursor alone starts no second run.",
     )
 
 

@@ -1,6 +1,6 @@
 """The tags on every run of a sync, and which run they belong to."""
 
-from elt_dagster.model import RunMode, TriggeredBy
+from elt_dagster.model import Execution, RunMode, TriggeredBy
 
 SYNC_ID_TAG = "elt/sync_id"
 SYNC_TAG = "elt/sync"
@@ -8,6 +8,8 @@ TRIGGERED_BY_TAG = "elt/triggered_by"
 TRIGGER_REF_TAG = "elt/trigger_ref"
 RUN_MODE_TAG = "elt/run_mode"
 CANCEL_REASON_TAG = "elt/cancel_reason"
+END_REASON_TAG = "elt/end_reason"
+"""Why we ended the run, as a reason code; whatever Dagster makes of its end."""
 SKIPPED_FOR_TAG = "elt/skipped_for"
 """The run that was loading a stream which this run therefore left out."""
 # Dagster's own
@@ -17,6 +19,7 @@ RANGE_END_TAG = "dagster/asset_partition_range_end"
 MAX_RETRIES_TAG = "dagster/max_retries"
 RETRY_ON_STEP_FAILURE_TAG = "dagster/retry_on_asset_or_op_failure"
 RETRY_STRATEGY_TAG = "dagster/retry_strategy"
+MAX_RUNTIME_TAG = "dagster/max_runtime"
 PARENT_RUN_TAG = "dagster/parent_run_id"
 ROOT_RUN_TAG = "dagster/root_run_id"
 
@@ -32,12 +35,14 @@ def trigger_tags(triggered_by: TriggeredBy, trigger_ref: str, run_mode: RunMode)
     return {**tags, TRIGGER_REF_TAG: trigger_ref} if trigger_ref else tags
 
 
-def recovery_tags(max_retries: int) -> dict[str, str]:
-    """What makes Dagster start a run again whose process was lost; a stream that failed has had its own retries by then."""
-    if not max_retries:
-        return {}
-    return {
-        MAX_RETRIES_TAG: str(max_retries),
-        RETRY_ON_STEP_FAILURE_TAG: "false",
-        RETRY_STRATEGY_TAG: "FROM_FAILURE",
-    }
+def recovery_tags(execution: Execution) -> dict[str, str]:
+    """What makes Dagster end a run that takes too long, and start one again whose process was lost; a stream that failed has had its own
+    retries by then."""
+    tags: dict[str, str] = {}
+    if execution.max_runtime_seconds is not None:
+        tags[MAX_RUNTIME_TAG] = str(execution.max_runtime_seconds)
+    if execution.max_retries:
+        tags[MAX_RETRIES_TAG] = str(execution.max_retries)
+        tags[RETRY_ON_STEP_FAILURE_TAG] = "false"
+        tags[RETRY_STRATEGY_TAG] = "FROM_FAILURE"
+    return tags

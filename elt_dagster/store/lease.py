@@ -56,6 +56,12 @@ def active_run(conn: Connection, binding_id: str) -> str | None:
     return str(row.run_id) if row is not None and row.expires_at > _now(conn) else None
 
 
+def end(conn: Connection, binding_id: str, run_id: str) -> None:
+    """Free the lease of a run that is over, without waiting for it to expire. Should its process still live, the next fence shuts it out."""
+    mine = (leases.c.binding_id == binding_id) & (leases.c.run_id == run_id)
+    conn.execute(sa.update(leases).where(mine).values(expires_at=0.0))
+
+
 def renew(conn: Connection, lease: Lease) -> Lease:
     """Extend ``lease`` from now on. An expired lease that nobody else took is renewed as well: its fence is still the highest.
 

@@ -279,6 +279,12 @@ class Store:
         with self._database.read() as conn:
             return leasing.active_run(conn, binding_id)
 
+    def end_lease(self, binding_id: str, run_id: str) -> None:
+        """Free the lease that ``run_id`` has on ``binding_id``, for a run that is over and whose process may be dead."""
+        self.ensure_current()
+        with self._database.write() as conn:
+            leasing.end(conn, binding_id, run_id)
+
     def renew_lease(self, lease: Lease) -> Lease:
         """``lease`` for another ``lease.seconds`` from now. Raises ConflictError when it is lost: stop working then."""
         self.ensure_current()

@@ -31,5 +31,10 @@ class HandMadeConnections:
     def active_run(self, binding_id: str) -> str | None:
         return None
 
+    has_leases = False
+
+    def end_lease(self, binding_id: str, run_id: str) -> None:
+        raise AssertionError("there is no lease to end")
+
     def lease(self, binding_id: str, run_id: str) -> nullcontext[int]:
         return nullcontext(0)
