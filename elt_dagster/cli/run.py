@@ -12,7 +12,7 @@ from elt_dagster.cli.session import Session, command, workspace_option
 from elt_dagster.cli.show import cell, number, seconds, size, table
 
 if TYPE_CHECKING:
-    from elt_dagster.control.runs import Runs, RunView
+    from elt_dagster.control.runs import BackendRun, Runs, RunView
     from elt_dagster.errors import EltError
     from elt_dagster.model import Window
 
@@ -184,12 +184,16 @@ def run_json(view: "RunView") -> dict[str, Any]:
         "partition": view.partition,
         "root_id": view.root_id,
         "parent_id": view.parent_id,
+        "attempt": view.attempt,
+        "next_id": view.next_id,
+        "max_retries": view.max_retries,
         "result_class": view.result_class,
         "reason": view.reason,
         "cancel_reason": view.cancel_reason,
         "heartbeat_at": view.heartbeat_at,
         "error": view.error,
         "url": view.url,
+        "backend": backend_json(view.backend),
         "streams": [
             {
                 "stream": s.stream,
@@ -199,11 +203,26 @@ def run_json(view: "RunView") -> dict[str, Any]:
                 "seconds": s.seconds,
                 "error": s.error,
                 "reason": s.reason,
+                "error_class": s.error_class,
+                "rows_inserted": s.rows_inserted,
+                "rows_updated": s.rows_updated,
+                "rows_deleted": s.rows_deleted,
+                "rows_rejected": s.rows_rejected,
+                "cursor_before": s.cursor_before,
+                "cursor_after": s.cursor_after,
+                "backend": backend_json(s.backend),
                 "metrics": dict(s.metrics),
             }
             for s in view.streams
         ],
     }
+
+
+def backend_json(backend: "BackendRun | None") -> dict[str, Any] | None:
+    """Work elsewhere as plain data; None where Dagster itself loads."""
+    from dataclasses import asdict
+
+    return asdict(backend) if backend is not None else None
 
 
 def result_table(view: "RunView") -> Any:

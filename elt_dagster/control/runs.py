@@ -40,7 +40,23 @@ class ResultClass(StrEnum):
 
 
 LOST = "heartbeat_timeout"
-"""The reason of a run whose process died or fell silent, and which Dagster ended."""
+"""The reason of a run whose process died or fell silent, and which was ended."""
+TIMED_OUT = "max_runtime_exceeded"
+"""The reason of a run that took longer than its sync allows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendRun:
+    """A piece of work of another scheduler that loads a stream for us."""
+
+    backend: str
+    """prefect or temporal."""
+    run: str
+    """What it is called there."""
+    status: str
+    """In the scheduler's own words."""
+    url: str | None = None
+    heartbeat_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +73,42 @@ class StreamRun:
     """Two sentences: what happened and where; what to do."""
     reason: str | None = None
     """The `reason` of the error's class, such as ``auth_failed``."""
+    error_class: str | None = None
+    """Such as ``AuthError``; None for an error that is not one of ours."""
     metrics: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Everything the materialization reported, without the ``elt/`` prefix: rows_inserted, cursor_after, table_rows ..."""
+    """Everything the materialization reported, without the ``elt/`` prefix: load_mode, table_rows, schema_changes ..."""
+    backend: BackendRun | None = None
+    """Who loads it, where that is not Dagster itself."""
+
+    @property
+    def rows_inserted(self) -> int | None:
+        """New rows in the table."""
+        return self.metrics.get("rows_inserted")
+
+    @property
+    def rows_updated(self) -> int | None:
+        """Rows of the table that were replaced."""
+        return self.metrics.get("rows_updated")
+
+    @property
+    def rows_deleted(self) -> int | None:
+        """Rows that left the table, or were marked as deleted."""
+        return self.metrics.get("rows_deleted")
+
+    @property
+    def rows_rejected(self) -> int | None:
+        """Rows that fit nothing and were set aside."""
+        return self.metrics.get("rows_rejected")
+
+    @property
+    def cursor_before(self) -> str | None:
+        """Where the read went on from."""
+        return self.metrics.get("cursor_before")
+
+    @property
+    def cursor_after(self) -> str | None:
+        """Where the next one will."""
+        return self.metrics.get("cursor_after")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,18 +137,24 @@ class RunView:
     """The first run of its retry group: its own id where it is no retry."""
     parent_id: str | None = None
     """The run it retries."""
+    attempt: int | None = None
+    """Its place in its retry group, from 1; `Runs.get` and `Runs.attempts` fill it."""
+    next_id: str | None = None
+    """The first run that retries it; filled as ``attempt`` is."""
     max_retries: int = 0
     """How often Dagster starts it again by itself when its process is lost."""
     cancel_reason: str = ""
+    end_reason: str = ""
+    """The reason code of a run that was ended because it was silent or took too long."""
     heartbeat_at: datetime | None = None
-    """Its newest sign of life, while it runs."""
+    """Its newest sign of life, while it runs and where it failed."""
 
     @property
     def result_class(self) -> ResultClass | None:
         """What came of it; None while it runs."""
         if not self.status.is_final:
             return None
-        if self.status is RunStatus.CANCELLED:
+        if self.status is RunStatus.CANCELLED and not self.end_reason:
             return ResultClass.CANCELLED
         if self.status is RunStatus.COMPLETED:
             return ResultClass.SUCCESS
@@ -107,7 +163,9 @@ class RunView:
 
     @property
     def reason(self) -> str | None:
-        """Why it did not succeed: the reason all failed streams share, else the first one's; ``heartbeat_timeout`` for a lost process."""
+        """Why it did not succeed: the first failed stream's reason; ``heartbeat_timeout`` for a lost process."""
+        if self.end_reason and self.status.is_final and self.status is not RunStatus.COMPLETED:
+            return self.end_reason
         if self.status is RunStatus.CANCELLED:
             return "cancelled"
         if self.status is not RunStatus.FAILED:
@@ -116,6 +174,13 @@ class RunView:
         if given or self.failures:
             return given[0] if given else "unknown"
         return LOST if self.started_at is not None else "unknown"
+
+    @property
+    def backend(self) -> BackendRun | None:
+        """The work of another scheduler that this run is waiting for, else the last it waited for; None for Dagster's own runs."""
+        found = [s for s in self.streams if s.backend is not None]
+        running = [s for s in found if s.status is RunStatus.RUNNING]
+        return (running or found)[-1].backend if found else None
 
     @property
     def failures(self) -> tuple[StreamRun, ...]:

@@ -141,6 +141,7 @@ query EltRun($id: ID!) {
           ... on FloatMetadataEntry { floatValue }
           ... on TextMetadataEntry { text }
           ... on MarkdownMetadataEntry { mdStr }
+          ... on UrlMetadataEntry { url }
         } }
       }
     }
@@ -166,6 +167,9 @@ query EltEvents($id: ID!, $after: String, $limit: Int) {
         }
         ... on ExecutionStepUpForRetryEvent { secondsToWait error { message causes { message } } }
         ... on RunFailureEvent { error { message } }
+        ... on ObservationEvent {
+          metadataEntries { label ... on TextMetadataEntry { text } ... on UrlMetadataEntry { url } }
+        }
       }
     }
     ... on Error { message }

@@ -1,17 +1,20 @@
 """From Dagster's words about a run to ours. Pure."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from elt_dagster.control.runs import BackfillView, RunStatus, RunView, StreamRun
+from elt_dagster.control.runs import LOST, TIMED_OUT, BackendRun, BackfillView, RunStatus, RunView, StreamRun
 from elt_dagster.model import RunMode
-from elt_dagster.orchestration.errors import REASON
+from elt_dagster.orchestration._backend_follow import moment
+from elt_dagster.orchestration.backends import BACKEND, BACKEND_HEARTBEAT, BACKEND_RUN, BACKEND_STATUS, BACKEND_URL
+from elt_dagster.orchestration.errors import ERROR_CLASS, REASON
 from elt_dagster.orchestration.metadata import BYTES_READ, ROWS_READ, STREAM, plain_metrics
 from elt_dagster.orchestration.tags import (
     CANCEL_REASON_TAG,
+    END_REASON_TAG,
     MAX_RETRIES_TAG,
     PARTITION_TAG,
     RANGE_END_TAG,
@@ -39,7 +42,9 @@ _STEP_STATUS = {
     "SKIPPED": RunStatus.SKIPPED,
     "IN_PROGRESS": RunStatus.RUNNING,
 }
-_VALUES = ("intRepr", "floatValue", "text", "mdStr")
+_VALUES = ("intRepr", "floatValue", "text", "mdStr", "url")
+_TOO_LONG = "Exceeded maximum runtime"
+"""How Dagster's run monitoring begins to tell that it ended a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,7 @@ class StepError:
     message: str
     reason: str | None = None
     stream: str | None = None
+    error_class: str | None = None
 
 
 RUN_ERROR = ""
@@ -86,6 +92,7 @@ def run_view(run: Mapping[str, Any], url: str | None) -> RunView:
         parent_id=run["parentRunId"],
         max_retries=int(tags[MAX_RETRIES_TAG]) if tags.get(MAX_RETRIES_TAG, "").isdigit() else 0,
         cancel_reason=tags.get(CANCEL_REASON_TAG, ""),
+        end_reason=tags.get(END_REASON_TAG, ""),
     )
 
 
@@ -110,19 +117,54 @@ def backfill_view(backfill: Mapping[str, Any]) -> BackfillView:
 
 
 def with_streams(
-    view: RunView, run: Mapping[str, Any], streams: Iterable[JobStream], errors: Mapping[str, StepError]
+    view: RunView,
+    run: Mapping[str, Any],
+    streams: Iterable[JobStream],
+    errors: Mapping[str, StepError],
+    backends: Mapping[str, BackendRun] | None = None,
 ) -> RunView:
-    """``view`` with one `StreamRun` per stream, in the job's order; steps the job no longer knows come last."""
+    """``view`` with one `StreamRun` per stream, in the job's order; steps the job no longer knows come last.
+
+    ``backends`` are the newest observations of work elsewhere, by step key.
+    """
     stats = {step["stepKey"]: step for step in run["stepStats"]}
     known = list(streams)
     steps = {s.step for s in known}
     known += [
         JobStream(_stream_of(step, errors.get(key)), (key,), key) for key, step in stats.items() if key not in steps
     ]
-    found = tuple(_stream_run(s, stats.get(s.step), errors.get(s.step), view.status) for s in known)
     whole = errors.get(RUN_ERROR)
-    failed = any(s.status is RunStatus.FAILED for s in found)
-    return replace(view, streams=found, error=whole.message if whole is not None and not failed else None)
+    if whole is not None and whole.message.startswith(_TOO_LONG):
+        view = replace(view, end_reason=TIMED_OUT)
+    found = tuple(
+        _stream_run(s, stats.get(s.step), errors.get(s.step), view, (backends or {}).get(s.step)) for s in known
+    )
+    said = any(s.error for s in found) and not view.end_reason
+    return replace(view, streams=found, error=whole.message if whole is not None and not said else None)
+
+
+def in_chain(view: RunView, attempts: Sequence[RunView]) -> RunView:
+    """``view`` with its place among all ``attempts`` of its group, oldest first."""
+    places = [v.id for v in attempts]
+    after = next((v.id for v in attempts if v.parent_id == view.id), None)
+    return replace(view, attempt=places.index(view.id) + 1 if view.id in places else None, next_id=after)
+
+
+def observed_backend(event: Mapping[str, Any]) -> BackendRun | None:
+    """What an observation says about work elsewhere; None for any other event."""
+    return _backend(_values(event["metadataEntries"])) if event["__typename"] == "ObservationEvent" else None
+
+
+def _backend(entries: Mapping[str, Any]) -> BackendRun | None:
+    if BACKEND not in entries or BACKEND_RUN not in entries:
+        return None
+    return BackendRun(
+        backend=entries[BACKEND],
+        run=entries[BACKEND_RUN],
+        status=entries.get(BACKEND_STATUS, ""),
+        url=entries.get(BACKEND_URL),
+        heartbeat_at=moment(entries.get(BACKEND_HEARTBEAT)),
+    )
 
 
 def stream_errors(events: Iterable[Mapping[str, Any]]) -> dict[str, StepError]:
@@ -132,6 +174,9 @@ def stream_errors(events: Iterable[Mapping[str, Any]]) -> dict[str, StepError]:
         if event["__typename"] == "ExecutionStepFailureEvent":
             errors[event["stepKey"]] = _step_error(event)
         elif event["__typename"] == "RunFailureEvent":
+            said = errors.get(RUN_ERROR)
+            if said is not None and said.message.startswith(_TOO_LONG):
+                continue  # "forcibly marked as failed", which comes after it, says less
             errors[RUN_ERROR] = StepError(_words(event.get("error")) or event["message"])
     return errors
 
@@ -155,7 +200,7 @@ def _step_error(event: Mapping[str, Any]) -> StepError:
     told = event.get("failureMetadata") or {}
     entries = {e["label"]: e.get("text") for e in told.get("metadataEntries") or ()}
     message = told.get("description") or _words(event.get("error")) or event["message"]
-    return StepError(message, entries.get(REASON), entries.get(STREAM))
+    return StepError(message, entries.get(REASON), entries.get(STREAM), entries.get(ERROR_CLASS))
 
 
 def _words(error: Mapping[str, Any] | None) -> str:
@@ -169,14 +214,19 @@ def _words(error: Mapping[str, Any] | None) -> str:
 
 
 def _stream_run(
-    stream: JobStream, step: Mapping[str, Any] | None, error: StepError | None, run_status: RunStatus
+    stream: JobStream,
+    step: Mapping[str, Any] | None,
+    error: StepError | None,
+    view: RunView,
+    observed: BackendRun | None,
 ) -> StreamRun:
     if step is None:
-        left = RunStatus.PENDING if not run_status.is_final else RunStatus.SKIPPED
+        left = RunStatus.PENDING if not view.status.is_final else RunStatus.SKIPPED
         return StreamRun(stream=stream.stream, status=left)
-    status = _STEP_STATUS.get(step["status"], RunStatus.PENDING)
-    if run_status is RunStatus.CANCELLED and status in (RunStatus.FAILED, RunStatus.RUNNING):
-        status = RunStatus.CANCELLED
+    status = _status(step, view)
+    if status is RunStatus.FAILED and error is None:
+        error = StepError("Its process was lost while it worked; what it had committed stays.", view.end_reason or LOST)
+    failed = error if status is RunStatus.FAILED else None
     entries = _entries(step)
     start, end = step["startTime"], step["endTime"]
     return StreamRun(
@@ -185,20 +235,36 @@ def _stream_run(
         rows=entries.get(ROWS_READ),
         bytes=entries.get(BYTES_READ),
         seconds=end - start if start and end else None,
-        error=error.message if error is not None and status is RunStatus.FAILED else None,
-        reason=error.reason if error is not None and status is RunStatus.FAILED else None,
+        error=failed.message if failed is not None else None,
+        reason=failed.reason if failed is not None else None,
+        error_class=failed.error_class if failed is not None else None,
         metrics=plain_metrics(entries),
+        backend=_backend(entries) or observed,
     )
+
+
+def _status(step: Mapping[str, Any], view: RunView) -> RunStatus:
+    """Of a step; the end of its run is the end of what was under way, whether it could say so or not."""
+    status = _STEP_STATUS.get(step["status"], RunStatus.PENDING)
+    if view.status is RunStatus.CANCELLED and not view.end_reason and status in (RunStatus.FAILED, RunStatus.RUNNING):
+        return RunStatus.CANCELLED
+    return RunStatus.FAILED if view.status.is_final and status is RunStatus.RUNNING else status
 
 
 def _entries(step: Mapping[str, Any]) -> dict[str, Any]:
     entries: dict[str, Any] = {}
     for materialization in step["materializations"]:
-        for entry in materialization["metadataEntries"]:
-            value = next((entry[name] for name in _VALUES if name in entry), None)
-            if value is not None:
-                entries[entry["label"]] = int(value) if "intRepr" in entry else value
+        entries |= _values(materialization["metadataEntries"])
     return entries
+
+
+def _values(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for entry in entries:
+        value = next((entry[name] for name in _VALUES if name in entry), None)
+        if value is not None:
+            values[entry["label"]] = int(value) if "intRepr" in entry else value
+    return values
 
 
 def _stream_of(step: Mapping[str, Any], error: StepError | None) -> str:

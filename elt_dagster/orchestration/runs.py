@@ -3,12 +3,12 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from elt_dagster.control.runs import BackfillView, RunEvents, RunStatus, RunView
+from elt_dagster.control.runs import BackendRun, BackfillView, RunEvents, RunStatus, RunView
 from elt_dagster.engine import Progress
 from elt_dagster.errors import ConfigError, ConflictError, NotFoundError, TransientError
 from elt_dagster.model import RunMode, TriggeredBy, Window
@@ -20,6 +20,8 @@ from elt_dagster.orchestration.run_views import (
     JobStream,
     backfill_view,
     event_message,
+    in_chain,
+    observed_backend,
     run_view,
     stream_errors,
     with_streams,
@@ -56,13 +58,22 @@ def open_runs(workspace_file: str | None = None, *, webserver_url: str | None = 
     return GraphQLRuns(Host(workspace_file), hosts=True)
 
 
+@dataclass(slots=True)
+class _Followed:
+    """How far the log of a run was read, the time of its newest event, and the newest sight of work elsewhere by step."""
+
+    cursor: str | None = None
+    newest: datetime | None = None
+    backends: dict[str, BackendRun] = field(default_factory=dict[str, BackendRun])
+
+
 class GraphQLRuns:
     """Implements `Runs`. With ``hosts``, launched runs depend on this object: `close` waits for them."""
 
     def __init__(self, transport: graphql.Transport, *, hosts: bool = False) -> None:
         self._transport, self._hosts = transport, hosts
         self._launcher = Launcher(transport)
-        self._beats: dict[str, tuple[str | None, datetime | None]] = {}
+        self._followed: dict[str, _Followed] = {}
         self._hosted: list[str] = []
 
     def launch(
@@ -131,7 +142,8 @@ class GraphQLRuns:
         wanted = {"tags": [{"key": ROOT_RUN_TAG, "value": root}]}
         found = self._ask(graphql.RUNS, {"filter": wanted, "limit": PAGE}, "runsOrError", "Runs")["results"]
         views = [run_view(run, self._transport.run_url(run["runId"])) for run in (self._run(root), *found)]
-        return sorted(views, key=lambda v: (v.created_at or datetime.min.replace(tzinfo=UTC), v.id != root))
+        ordered = sorted(views, key=lambda v: (v.created_at or datetime.min.replace(tzinfo=UTC), v.id != root))
+        return [in_chain(view, ordered) for view in ordered]
 
     def get(self, run_id: str) -> RunView:
         """One run with its streams; the log is read only when something failed."""
@@ -139,9 +151,15 @@ class GraphQLRuns:
         view = run_view(run, self._transport.run_url(run_id))
         failed = view.status is RunStatus.FAILED or any(s["status"] == "FAILURE" for s in run["stepStats"])
         errors = stream_errors(self._log(run_id)) if failed else {}
-        if view.status is RunStatus.RUNNING:
-            view = replace(view, heartbeat_at=self._heartbeat(run_id))
-        return with_streams(view, run, self._streams_of(run), errors)
+        backends: dict[str, BackendRun] = {}
+        if view.status is RunStatus.RUNNING or failed:
+            followed = self._follow(run_id)
+            view, backends = replace(view, heartbeat_at=followed.newest), followed.backends
+        if view.status.is_final or view.parent_id is not None:
+            view = in_chain(view, self.attempts(run_id))
+        else:
+            view = replace(view, attempt=1)
+        return with_streams(view, run, self._streams_of(run), errors, backends)
 
     def list(self, sync: str | None = None, *, limit: int = 20) -> list[RunView]:
         """The latest runs of one sync, or of any."""
@@ -235,15 +253,17 @@ class GraphQLRuns:
                 fix="Set ELT_DAGSTER_WEBSERVER_URL to a deployment with a daemon (`dagster dev` has one), or use `elt-dagster run --from --to`.",
             )
 
-    def _heartbeat(self, run_id: str) -> datetime | None:
-        """When its log grew last; every look reads on from the one before."""
-        cursor, newest = self._beats.get(run_id, (None, None))
-        for page in self._pages(run_id, cursor):
-            cursor = page["cursor"]
-            stamps = [int(event["timestamp"]) for event in page["events"] if event.get("timestamp")]
-            newest = datetime.fromtimestamp(max(stamps) / 1000, UTC) if stamps else newest
-        self._beats[run_id] = (cursor, newest)
-        return newest
+    def _follow(self, run_id: str) -> "_Followed":
+        """What the run's log tells of its life; every look reads on from the one before."""
+        known = self._followed.setdefault(run_id, _Followed())
+        for page in self._pages(run_id, known.cursor):
+            known.cursor = page["cursor"]
+            for event in page["events"]:
+                if event.get("timestamp"):
+                    known.newest = datetime.fromtimestamp(int(event["timestamp"]) / 1000, UTC)
+                if (backend := observed_backend(event)) is not None:
+                    known.backends[event["stepKey"]] = backend
+        return known
 
     def _streams_of(self, run: Mapping[str, Any]) -> tuple[JobStream, ...]:
         """The streams a run was about: those of its job, cut down to its selection. Empty when the job is gone, or when loading the
