@@ -128,10 +128,14 @@ def test_a_key_of_one_part_is_no_table_of_ours() -> None:
     assert RunScope("__ASSET_JOB", frozenset({scopes._table_of(dg.AssetKey("orders"))})).slugs(["a"], str, dict) is None
 
 
-@pytest.mark.parametrize(("function", "module"), scopes._RUN_WORKERS.items())
+@pytest.mark.parametrize(
+    ("function", "module"),
+    [("core_execute_run", "dagster._grpc.impl"), ("_execute_step_command_body", "dagster._cli.api")],
+)
 def test_dagster_still_has_the_workers_that_are_looked_for(function: str, module: str) -> None:
     """Without them everything is loaded: right, but slow."""
     import importlib
     import inspect
 
+    assert scopes._RUN_WORKERS[function] == module
     assert "dagster_run" in inspect.signature(getattr(importlib.import_module(module), function)).parameters
