@@ -116,7 +116,8 @@ def tick(instance: dg.DagsterInstance, watch: Watch, limits: Mapping[str, float]
     silent = watch.silent(instance, runs, limits)
     ended = [run.run_id for run in runs if run.run_id in silent and end_run(instance, run, silent[run.run_id])]
     if ended:
-        return dg.SkipReason(f"Ended without a sign of life: {', '.join(ended)}.")
+        off = "" if instance.run_retries_enabled else " Run retries are off in dagster.yaml, so nothing starts them again."
+        return dg.SkipReason(f"Ended without a sign of life: {', '.join(ended)}.{off}")
     return dg.SkipReason(f"{len(runs)} runs of syncs are under way; all give signs of life.")
 
 
