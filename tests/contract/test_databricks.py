@@ -62,6 +62,7 @@ class OnTheStandIn(DestinationContract):
 @pytest.mark.emulated(
     reason="Sail has no transactions: the stand-in runs the statements of a block in order and cuts the logs back when one fails"
 )
+@pytest.mark.again(reason="what a stand-in says of the rest has to be asked before a release, not before each commit")
 class TestDatabricks(OnTheStandIn):
     settings = {"transactions": "auto"}
 

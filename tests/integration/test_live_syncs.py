@@ -193,7 +193,9 @@ def apply(project: ShopProject, text: str) -> None:
     project.command("elt-dagster", "apply", "-f", "shop.yaml", "--prune")
 
 
-@pytest.mark.parametrize("way", ["dev", "apart"])
+@pytest.mark.parametrize(
+    "way", ["dev", pytest.param("apart", marks=pytest.mark.again("test_compose has the same processes apart"))]
+)
 def test_a_sync_comes_by_command_runs_is_paused_and_goes(
     deployments: dict[str, Deployment], way: str, record_property: Callable[[str, object], None]
 ) -> None:
