@@ -85,6 +85,11 @@ class Connections:
     def active_run(self, binding_id: str) -> str | None:
         return None
 
+    def end_lease(self, binding_id: str, run_id: str) -> None:
+        pass
+
+    has_leases = False
+
     def lease(self, binding_id: str, run_id: str) -> nullcontext[int]:
         return nullcontext(0)
 

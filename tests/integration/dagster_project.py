@@ -94,7 +94,7 @@ class ShopProject:
             "ELT_DAGSTER_CONNECTORS": str(CONNECTORS),
         }
 
-    def command(self, *words: str, ok: bool = True) -> str:
+    def command(self, *words: str, ok: bool = True, timeout: float = 120) -> str:
         """What ``words`` (a command of this environment) prints, both channels; run in the folder."""
         program = str(Path(sys.executable).parent / words[0])
         done = subprocess.run(
@@ -103,7 +103,7 @@ class ShopProject:
             env=self.environ(),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=timeout,
             check=False,
         )
         said = done.stdout + done.stderr
