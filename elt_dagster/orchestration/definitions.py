@@ -29,9 +29,9 @@ from elt_dagster.orchestration.jobs import build_job, build_schedules, job_name
 from elt_dagster.orchestration.live import FirstRun, Loaded, note_loaded
 from elt_dagster.orchestration.resources import SYNC_RUN, SYNC_RUN_KEY
 from elt_dagster.orchestration.sensors import build_first_run_sensor, build_sensor
+from elt_dagster.orchestration.silence import add_limits, sensors_of_file
 from elt_dagster.orchestration.silence import build_sensor as build_silence_sensor
 from elt_dagster.orchestration.silence import sensor_name as silence_sensor_name
-from elt_dagster.orchestration.silence import sensors_of_file
 from elt_dagster.orchestration.translator import SyncTranslator, group_name
 from elt_dagster.registry import destination_names
 from elt_dagster.store import DEFAULT_WORKSPACE, AnySync, BrokenSync, StoredConnection
@@ -67,8 +67,10 @@ def build_definitions(
         pin_revision(read, workspace, default)
         _add_stored(builder, read.syncs, ShownConnections(read.store, workspace), _patterns(select))
     sensors = [_live_sensor(builder, read, workspace)] if live and read.store is not None else []
-    if live and builder.silences:
-        sensors.append(build_silence_sensor(silence_sensor_name(workspace), builder.silences))
+    silence = silence_sensor_name(workspace)
+    add_limits(silence, builder.silences)
+    if live and read.store is not None:
+        sensors.append(build_silence_sensor(silence))
     automation = automation_sensor(builder.assets, workspace)
     return builder.build(executor, [*sensors, *([automation] if automation is not None else [])])
 

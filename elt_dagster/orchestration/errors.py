@@ -4,6 +4,7 @@ What a person must fix is never retried. What time may mend is retried as the sy
 be: Dagster would take the interrupt for an error and let the step's retry policy start it again.
 """
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,7 @@ from elt_dagster.orchestration.metadata import STREAM
 
 LONGEST_WAIT_SECONDS = 900.0
 """A longer wait would hold a worker for nothing; the step fails and the next run goes on from the checkpoint."""
+JITTER = 0.25
 REASON = "elt/reason"
 ERROR_CLASS = "elt/error_class"
 
@@ -51,10 +53,14 @@ def translate(
 
 
 def retry_wait(error: TransientError, execution: Execution, attempt: int) -> float:
-    """Seconds until the next try: what the source asked for, else a delay that doubles with each attempt (at most `LONGEST_WAIT_SECONDS`)."""
+    """Seconds until the next try: what the source asked for, else a delay that doubles with each attempt (at most `LONGEST_WAIT_SECONDS`).
+
+    Up to `JITTER` of it is left off by chance: streams that were refused together do not come back together.
+    """
     if error.retry_after is not None:
         return error.retry_after
-    return min(execution.retry_delay_seconds * 2.0 ** min(attempt, 30), LONGEST_WAIT_SECONDS)
+    delay = min(execution.retry_delay_seconds * 2.0 ** min(attempt, 30), LONGEST_WAIT_SECONDS)
+    return delay * (1 - JITTER * random.random())  # noqa: S311 - chance, not secrecy
 
 
 def failure(error: EltError, *, stream: str = "", allow_retries: bool = False) -> dg.Failure:
@@ -72,5 +78,8 @@ def retry_policy(execution: Execution) -> dg.RetryPolicy | None:
     if execution.max_retries == 0:
         return None
     return dg.RetryPolicy(
-        max_retries=execution.max_retries, delay=execution.retry_delay_seconds, backoff=dg.Backoff.EXPONENTIAL
+        max_retries=execution.max_retries,
+        delay=execution.retry_delay_seconds,
+        backoff=dg.Backoff.EXPONENTIAL,
+        jitter=dg.Jitter.PLUS_MINUS,
     )

@@ -72,9 +72,11 @@ class Watch:
 
 
 _watches: dict[str, Watch] = {}
+_limits: dict[str, dict[str, float]] = {}
+"""By sensor. A sync that was deleted stays in, for its runs may still be under way."""
 _joining = threading.Lock()
-_files: tuple[object, str, dict[str, float]] = (None, "", {})
-"""The load of files that is going on, the document that brings its sensor, and the limits of all its documents."""
+_files: tuple[object, str] = (None, "")
+"""The load of files that is going on, and the document that brings its sensor."""
 
 
 def sensor_name(workspace: str) -> str:
@@ -82,12 +84,19 @@ def sensor_name(workspace: str) -> str:
     return SENSOR if workspace == DEFAULT_WORKSPACE else f"{SENSOR}_{workspace.replace('-', '_')}"
 
 
-def build_sensor(name: str, limits: Mapping[str, float]) -> dg.SensorDefinition:
-    """The sensor for the syncs in ``limits``: sync id to seconds of silence. What was seen outlives reloads of the definitions."""
+def add_limits(name: str, limits: Mapping[str, float]) -> None:
+    """Let the sensor ``name`` of this process look after the syncs in ``limits`` as well: sync id to seconds of silence."""
+    with _joining:
+        # replaced, not changed: a tick in another thread goes on with what it has
+        _limits[name] = {**_limits.get(name, {}), **limits}
+
+
+def build_sensor(name: str) -> dg.SensorDefinition:
+    """The sensor for the syncs of `add_limits`. What was seen and added outlives reloads of the definitions."""
     watch = _watches.setdefault(name, Watch())
 
     def evaluate(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        return tick(context.instance, watch, limits)
+        return tick(context.instance, watch, _limits.get(name, {}))
 
     return dg.SensorDefinition(
         name=name,
@@ -101,12 +110,12 @@ def build_sensor(name: str, limits: Mapping[str, float]) -> dg.SensorDefinition:
 def sensors_of_file(load: object, document: str, limits: Mapping[str, float]) -> list[dg.SensorDefinition]:
     """One sensor for all documents of one ``load`` (any object that stands for it): the first document brings it, the others join it."""
     global _files  # noqa: PLW0603 - the documents of a load know nothing of each other
+    add_limits(SENSOR_OF_FILES, limits)
     with _joining:
         if _files[0] is not load:
-            _files = (load, document, {})
-        _, first, shared = _files
-        shared.update(limits)
-    return [build_sensor(SENSOR_OF_FILES, shared)] if document == first else []
+            _files = (load, document)
+        _, first = _files
+    return [build_sensor(SENSOR_OF_FILES)] if document == first else []
 
 
 def tick(instance: dg.DagsterInstance, watch: Watch, limits: Mapping[str, float]) -> dg.SkipReason:
@@ -116,7 +125,11 @@ def tick(instance: dg.DagsterInstance, watch: Watch, limits: Mapping[str, float]
     silent = watch.silent(instance, runs, limits)
     ended = [run.run_id for run in runs if run.run_id in silent and end_run(instance, run, silent[run.run_id])]
     if ended:
-        off = "" if instance.run_retries_enabled else " Run retries are off in dagster.yaml, so nothing starts them again."
+        off = (
+            ""
+            if instance.run_retries_enabled
+            else " Run retries are off in dagster.yaml, so nothing starts them again."
+        )
         return dg.SkipReason(f"Ended without a sign of life: {', '.join(ended)}.{off}")
     return dg.SkipReason(f"{len(runs)} runs of syncs are under way; all give signs of life.")
 

@@ -15,6 +15,12 @@ LEASE_SECONDS = 1.0
 MOST_TURNS = 20
 SLOW_FROM = 0.8
 """The used share of a limit from which on we slow down."""
+LONGEST_SECONDS = 3600.0
+"""No pause is noted for longer; whoever asks after it is told again. What lies further ahead was written before the clock was set back."""
+_LONGEST_QUEUE_SECONDS = 900.0
+"""No caller waits longer for a turn, so none is given out further ahead."""
+_JUMP_SECONDS = 5.0
+"""A clock that goes back further than the threads of a process differ was set."""
 _NO_RESET_SECONDS = 60.0
 _NOTEWORTHY = 0.1
 """A change of the left-over rate by less than this share is not worth telling the others."""
@@ -65,6 +71,7 @@ class Ledger(Protocol):
 
 def grant(page: Page, now: float, per_second: float | None, patience: float) -> tuple[Turns, Page]:
     """The next turns, and the page after they are taken."""
+    page = credible(page, now)
     rates = [r for r in (per_second, page.left_over if page.left_over_until > now else None) if r]
     if not rates:
         return Turns(max(0.0, page.hold_until - now), 0.0, 0), page
@@ -76,6 +83,19 @@ def grant(page: Page, now: float, per_second: float | None, patience: float) -> 
     return Turns(start - now, 1 / rate, count), replace(page, next_at=start + count / rate)
 
 
+def credible(page: Page, now: float) -> Page:
+    """``page`` without times that lie too far ahead: a clock that was set back must not stop everybody until it has caught up."""
+    hold = page.hold_until if page.hold_until <= now + LONGEST_SECONDS else 0.0
+    left = page.left_over_until if page.left_over_until <= now + LONGEST_SECONDS else 0.0
+    next_at = page.next_at if page.next_at <= max(now, hold) + _LONGEST_QUEUE_SECONDS else now
+    return replace(page, next_at=next_at, hold_until=hold, left_over_until=left)
+
+
+def noted(seconds: float) -> float:
+    """For how long a pause or a slower pace of ``seconds`` is written down."""
+    return min(seconds, LONGEST_SECONDS)
+
+
 class LocalLedger:
     """A ledger for the threads of one process."""
 
@@ -84,7 +104,10 @@ class LocalLedger:
 
     def at(self, now: float) -> "LocalLedger":
         """Set the clock; turns are counted by the reader's own."""
-        self._now = max(self._now, now)
+        with self._lock:
+            if now < self._now - _JUMP_SECONDS:
+                self._page, self._now = _moved(self._page, now - self._now), now
+            self._now = max(self._now, now)
         return self
 
     def take(self, per_second: float | None, patience: float) -> Turns:
@@ -94,11 +117,20 @@ class LocalLedger:
 
     def hold(self, seconds: float) -> None:
         with self._lock:
-            self._page = replace(self._page, hold_until=max(self._page.hold_until, self._now + seconds))
+            self._page = replace(self._page, hold_until=max(self._page.hold_until, self._now + noted(seconds)))
 
     def slow(self, per_second: float, seconds: float) -> None:
         with self._lock:
-            self._page = replace(self._page, left_over=per_second, left_over_until=self._now + seconds)
+            self._page = replace(self._page, left_over=per_second, left_over_until=self._now + noted(seconds))
+
+
+def _moved(page: Page, seconds: float) -> Page:
+    return replace(
+        page,
+        next_at=page.next_at + seconds,
+        hold_until=page.hold_until + seconds,
+        left_over_until=page.left_over_until + seconds,
+    )
 
 
 @dataclass(slots=True)
@@ -111,11 +143,15 @@ class Budget:
     _next: float = 0.0
     _free_until: float = 0.0
     _told: float = 0.0
+    _asked: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def wait(self, now: float, patience: float) -> float:
         """Seconds until the caller's turn; more than ``patience`` means that there is none."""
         with self._lock:
+            if now < self._asked - _JUMP_SECONDS:  # the clock was set back: what was planned by it is void
+                self._turns, self._next, self._free_until = Turns(0.0, 0.0, 0), 0.0, 0.0
+            self._asked = now
             if now < self._free_until:
                 return 0.0
             if not self._turns.count:

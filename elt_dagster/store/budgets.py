@@ -8,7 +8,7 @@ from dataclasses import replace
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from elt_dagster.sdk.budget import Page, Turns, grant
+from elt_dagster.sdk.budget import Page, Turns, credible, grant, noted
 from elt_dagster.store.lease import insert_for
 from elt_dagster.store.schema import database_now, rate_budgets
 
@@ -28,19 +28,20 @@ def pause(conn: Connection, connection: str) -> float | None:
     if row is None:
         return 0.0
     now = float(conn.execute(sa.select(database_now())).scalar_one())
-    return None if row.left_over_until > now else max(0.0, row.hold_until - now)
+    page = credible(Page(row.next_at, row.hold_until, row.left_over, row.left_over_until), now)
+    return None if page.left_over_until > now else max(0.0, page.hold_until - now)
 
 
 def hold(conn: Connection, connection: str, seconds: float) -> None:
     """See `Ledger.hold`."""
     page, now = _locked(conn, connection)
-    _save(conn, connection, replace(page, hold_until=max(page.hold_until, now + seconds)))
+    _save(conn, connection, replace(page, hold_until=max(page.hold_until, now + noted(seconds))))
 
 
 def slow(conn: Connection, connection: str, per_second: float, seconds: float) -> None:
     """See `Ledger.slow`."""
     page, now = _locked(conn, connection)
-    _save(conn, connection, replace(page, left_over=per_second, left_over_until=now + seconds))
+    _save(conn, connection, replace(page, left_over=per_second, left_over_until=now + noted(seconds)))
 
 
 def _locked(conn: Connection, connection: str) -> tuple[Page, float]:
@@ -48,7 +49,7 @@ def _locked(conn: Connection, connection: str) -> tuple[Page, float]:
     conn.execute(insert_for(conn)(rate_budgets).values(free).on_conflict_do_nothing())
     row = conn.execute(sa.select(rate_budgets).where(rate_budgets.c.connection == connection).with_for_update()).one()
     now = float(conn.execute(sa.select(database_now())).scalar_one())
-    return Page(row.next_at, row.hold_until, row.left_over, row.left_over_until), now
+    return credible(Page(row.next_at, row.hold_until, row.left_over, row.left_over_until), now), now
 
 
 def _save(conn: Connection, connection: str, page: Page) -> None:

@@ -16,6 +16,8 @@ from elt_dagster.errors import ConflictError
 from elt_dagster.store.schema import database_now, leases
 
 LEASE_SECONDS = 90.0
+LONGEST_SECONDS = 900.0
+"""What seems to last longer was written before the database's clock was set back; such a lease is free, and its fence protects the data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ def acquire(conn: Connection, binding_id: str, holder: str, run_id: str, seconds
     conn.execute(_make_sure_of_row(conn, binding_id))
     row = conn.execute(sa.select(leases).where(leases.c.binding_id == binding_id).with_for_update()).one()
     now = _now(conn)
-    if row.expires_at > now and row.holder != holder:
+    if _is_alive(row, now) and row.holder != holder:
         raise ConflictError(
             f"The binding {binding_id} is being loaded by run {row.run_id}, whose lease ends in {row.expires_at - now:.0f} s.",
             fix="Wait for that run or cancel it.",
@@ -53,7 +55,7 @@ def acquire(conn: Connection, binding_id: str, holder: str, run_id: str, seconds
 def active_run(conn: Connection, binding_id: str) -> str | None:
     """The run whose lease on the binding is alive."""
     row = conn.execute(sa.select(leases).where(leases.c.binding_id == binding_id)).one_or_none()
-    return str(row.run_id) if row is not None and row.expires_at > _now(conn) else None
+    return str(row.run_id) if row is not None and _is_alive(row, _now(conn)) else None
 
 
 def end(conn: Connection, binding_id: str, run_id: str) -> None:
@@ -84,6 +86,10 @@ def renew(conn: Connection, lease: Lease) -> Lease:
 def release(conn: Connection, lease: Lease) -> None:
     """Give ``lease`` back; the row stays, for its fence must never start again. Nothing happens when it was lost already."""
     conn.execute(sa.update(leases).where(_is(lease)).values(expires_at=0.0))
+
+
+def _is_alive(row: Any, now: float) -> bool:
+    return bool(now < row.expires_at <= now + LONGEST_SECONDS)
 
 
 def _is(lease: Lease) -> sa.ColumnElement[bool]:

@@ -16,7 +16,7 @@ from elt_dagster.errors import AuthError, ConfigError, NotFoundError, TransientE
 from elt_dagster.model import Checkpoint, Execution, LoadMode, RunMode, Stream, StreamResult, TableBinding
 from elt_dagster.model.run import SchemaChange
 from elt_dagster.orchestration import metadata as keys
-from elt_dagster.orchestration.errors import dagster_errors, translate
+from elt_dagster.orchestration.errors import dagster_errors, retry_wait, translate
 from elt_dagster.orchestration.graphql import HttpTransport
 from elt_dagster.orchestration.literals import secret_literals
 from elt_dagster.orchestration.metadata import result_metadata
@@ -68,7 +68,14 @@ def test_what_a_person_must_fix_is_not_retried() -> None:
 def test_a_busy_source_is_asked_again_later(attempt: int, asked: float | None, wait: float) -> None:
     found = translate(TransientError("Busy.", retry_after=asked), EXECUTION, attempt)
     assert isinstance(found, dg.RetryRequested)
-    assert (found.seconds_to_wait, found.max_retries) == (wait, 2)
+    shortest = wait if asked is not None else wait * 0.75
+    assert shortest <= found.seconds_to_wait <= wait
+    assert found.max_retries == 2
+
+
+def test_streams_that_were_refused_together_do_not_come_back_together() -> None:
+    waits = {retry_wait(TransientError("Busy."), EXECUTION, 0) for _ in range(20)}
+    assert len(waits) > 10
 
 
 @pytest.mark.parametrize(("attempt", "asked"), [(2, None), (0, 3600.0)])
