@@ -1,5 +1,6 @@
 """How a run of a sync is asked for over GraphQL: which job, which assets, which windows, with what config and tags."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,9 @@ from elt_dagster.orchestration.run_views import JobStream
 from elt_dagster.orchestration.tags import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG, sync_tags, trigger_tags
 
 PAGE = 1_000
+REMEMBER_SECONDS = 5.0
+"""Syncs change while Dagster runs: what is launched is looked up again after this."""
+_GONE = "Is it archived, broken, loaded by others (external), or not selected by ELT_DAGSTER_SELECT? Reload the code location if it is new."
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +66,29 @@ class Launcher:
 
     def __init__(self, transport: graphql.Transport) -> None:
         self._transport = transport
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, tuple[Job, float]] = {}
 
     def knows(self, name: str) -> bool:
         """Whether the job was found before."""
         return name in self._jobs
 
-    def job(self, name: str, sync: str) -> Job:
-        """The job called ``name``, wherever it is loaded. Raises NotFoundError that says what failed to load."""
-        if name in self._jobs:
-            return self._jobs[name]
+    def job(self, name: str, sync: str, *, as_it_was: bool = False) -> Job:
+        """The job called ``name``, wherever it is loaded; with ``as_it_was`` one that was found before will do.
+
+        Raises NotFoundError that says what failed to load.
+        """
+        known, at = self._jobs.get(name, (None, 0.0))
+        if known is not None and (as_it_was or time.monotonic() - at < REMEMBER_SECONDS):
+            return known
         data = self._transport.execute(graphql.REPOSITORIES, {})
         for repository in data["repositoriesOrError"].get("nodes", ()):
             empty = Job(repository["location"]["name"], repository["name"], name, ())
             found = self._transport.execute(graphql.JOB, {"selector": empty.selector})
             if found["pipelineOrError"]["__typename"] == "Pipeline":
                 streams = tuple(_job_stream(node) for node in found["assetNodes"])
-                self._jobs[name] = Job(empty.location, empty.repository, name, streams)
-                return self._jobs[name]
+                job = Job(empty.location, empty.repository, name, streams)
+                self._jobs[name] = (job, time.monotonic())
+                return job
         raise NotFoundError(f"Dagster has no job for the sync {sync!r}.", fix=_why_not_loaded(data["workspaceOrError"]))
 
     def execution(self, job: Job, wish: Wish, more_tags: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -169,6 +178,11 @@ def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"key": key, "value": value} for key, value in tags.items()]
 
 
+def gone_job(answer: Mapping[str, Any]) -> NotFoundError:
+    """What to raise when Dagster answers that it does not know the job."""
+    return NotFoundError(f"Dagster does not run it: {str(answer.get('message', '')).strip()}.", fix=_GONE)
+
+
 def _job_stream(node: Mapping[str, Any]) -> JobStream:
     key = tuple(node["assetKey"]["path"])
     named = {entry["label"]: entry.get("text") for entry in node["metadataEntries"]}
@@ -184,4 +198,4 @@ def _why_not_loaded(workspace: Mapping[str, Any]) -> str:
         problem = entry["locationOrLoadError"]
         if problem and problem["__typename"] == "PythonError":
             return f"The code location {entry['name']} does not load: {problem['message'].strip()}"
-    return "Is it archived, broken, loaded by others (external), or not selected by ELT_DAGSTER_SELECT? Reload the code location if it is new."
+    return _GONE

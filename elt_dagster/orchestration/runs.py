@@ -14,7 +14,7 @@ from elt_dagster.errors import ConfigError, ConflictError, NotFoundError, Transi
 from elt_dagster.model import RunMode, TriggeredBy, Window
 from elt_dagster.orchestration import graphql
 from elt_dagster.orchestration.jobs import job_name
-from elt_dagster.orchestration.launching import Launcher, Wish, tag_list
+from elt_dagster.orchestration.launching import Launcher, Wish, gone_job, tag_list
 from elt_dagster.orchestration.progress import parse_progress
 from elt_dagster.orchestration.run_views import (
     JobStream,
@@ -272,7 +272,7 @@ class GraphQLRuns:
         if not name.startswith("sync_") or (self._hosts and not self._launcher.knows(name)):
             return ()
         try:
-            streams = self._launcher.job(run["jobName"], run["jobName"]).streams
+            streams = self._launcher.job(run["jobName"], run["jobName"], as_it_was=True).streams
         except NotFoundError:
             return ()
         selected = {tuple(k["path"]) for k in run["assetSelection"] or ()}
@@ -301,8 +301,10 @@ class GraphQLRuns:
                 return
 
     def _ask(self, document: str, variables: Mapping[str, Any], field: str, wanted: str) -> dict[str, Any]:
-        """The ``field`` of the answer. Raises ConfigError with Dagster's words when it is not a ``wanted``."""
+        """The ``field`` of the answer. Raises NotFoundError for a job that is gone, ConfigError with Dagster's words when it is not a ``wanted``."""
         answer: dict[str, Any] = self._transport.execute(document, variables)[field]
+        if answer["__typename"] == "PipelineNotFoundError":
+            raise gone_job(answer)
         if answer["__typename"] != wanted:
             said = answer.get("message") or "; ".join(e["message"] for e in answer.get("errors", ()))
             raise ConfigError(f"Dagster answered {answer['__typename']}: {said.strip() or 'nothing more'}")

@@ -32,10 +32,10 @@ defs = build_definitions()
 """
 
 
-def started_dagster(folder: Path) -> Deployment:
+def started_dagster(folder: Path, dagster_yaml: str = DAGSTER_YAML) -> Deployment:
     """``dagster dev`` with run retries, quick run monitoring, and commits after every batch."""
     deployment = made(folder)
-    (folder / "home" / "dagster.yaml").write_text(DAGSTER_YAML)
+    (folder / "home" / "dagster.yaml").write_text(dagster_yaml)
     (folder / "definitions.py").write_text(DEFINITIONS)
     start_dev(deployment)
     return deployment
