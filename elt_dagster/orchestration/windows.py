@@ -1,7 +1,7 @@
 """Windows of a stream's history as Dagster partitions, and which window a run is about."""
 
 from collections.abc import Sequence
-from datetime import datetime, time
+from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -13,6 +13,8 @@ from elt_dagster.model import Slicing, Window
 from elt_dagster.orchestration.resources import SyncRun
 
 _DAY, _HOUR = "%Y-%m-%d", "%Y-%m-%d-%H:%M"
+_CLOCKS_DIFFER = timedelta(hours=1)
+"""By no more between whoever made the partition and the worker; a window that began on one of them is not refused on the other."""
 
 
 def partitions_of(slicing: Slicing) -> dg.TimeWindowPartitionsDefinition:
@@ -37,8 +39,18 @@ def sync_partitions(sync: ConfiguredSync) -> dg.TimeWindowPartitionsDefinition |
 def run_window(context: dg.AssetExecutionContext, sync_run: SyncRun) -> Window | None:
     """The window this step loads: its partition (or a range of them in one run), else the one in the run's config.
 
-    Raises ConfigError for a partitioned asset without a partition.
+    Raises ConfigError for a partitioned asset without a partition, and for a window that has not begun.
     """
+    window = _window(context, sync_run)
+    if window is not None and window.start > datetime.now(UTC) + _CLOCKS_DIFFER:
+        raise ConfigError(
+            f"The window from {window.start:%Y-%m-%d %H:%M} has not begun, so there is nothing to load.",
+            fix="Choose one that has.",
+        )
+    return window
+
+
+def _window(context: dg.AssetExecutionContext, sync_run: SyncRun) -> Window | None:
     if context.assets_def.partitions_def is None:
         return sync_run.window()
     if not context.has_partition_key and not context.has_partition_key_range:

@@ -1,5 +1,6 @@
 """Bad input from the command line to Dagster's event log: told early and clearly, nothing half done, the other streams unharmed."""
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ import duckdb
 import pytest
 
 from elt_dagster.cli.app import execute
+from elt_dagster.control.connections import StoreConnections
+from elt_dagster.errors import ConflictError
 from elt_dagster.orchestration.definitions import build_definitions
+from elt_dagster.sdk.budget import Budget, LocalLedger
 from elt_dagster.store import open_store
 
 CANARY = "canary-5d21"
@@ -149,3 +153,44 @@ def test_a_wrong_file_is_answered_with_its_place_and_changes_nothing(
     assert "Traceback" not in told
     assert CANARY not in told
     assert open_store().revision() == before
+
+
+# --- clocks that are set -----------------------------------------------------------------------------------
+
+
+def test_a_lease_survives_a_clock_that_is_set_and_the_fence_decides(shop: Shop) -> None:
+    store = open_store()
+    first = store.acquire_lease("b1", "alpha", "run-1")
+    set_clock(shop, 3600)
+    assert store.active_run("b1") is None
+    second = store.acquire_lease("b1", "beta", "run-2")
+    assert second.fence > first.fence, "the warehouse refuses what the first one commits now"
+    with pytest.raises(ConflictError, match="run run-2 took it"):
+        store.renew_lease(first)
+    set_clock(shop, -3600)
+    assert store.active_run("b1") is None, "a lease that seems to last for an hour blocks nobody for an hour"
+    assert store.renew_lease(second).fence == second.fence, "and its holder goes on, if nobody came"
+    assert store.active_run("b1") == "run-2"
+
+
+def set_clock(shop: Shop, seconds: int) -> None:
+    """As if the database's clock had been set forth: what was written lies so much further back."""
+    with sqlite3.connect(shop.folder / "store.sqlite") as connection:
+        connection.execute("UPDATE elt_leases SET expires_at = expires_at - ? WHERE expires_at > 0", (seconds,))
+        for column in ("next_at", "hold_until", "left_over_until"):
+            connection.execute(f"UPDATE elt_rate_budgets SET {column} = {column} - ?", (seconds,))
+
+
+@pytest.mark.parametrize("kind", ["store", "process"])
+@pytest.mark.parametrize("seconds", [3600, -3600])
+def test_a_rate_budget_neither_stalls_nor_runs_free_when_a_clock_is_set(shop: Shop, seconds: int, kind: str) -> None:
+    ledger = StoreConnections(open_store()).ledger("shop") if kind == "store" else LocalLedger()
+    budget, now = Budget(10.0, ledger), 1_000_000.0
+    for _ in range(25):
+        now += budget.wait(now, 60.0)
+    ledger.slow(5.0, 30.0)
+    set_clock(shop, seconds)
+    now += seconds
+    waits = [budget.wait(now, 60.0) for _ in range(30)]
+    assert max(waits) < 10, "nobody waits until the clock has caught up"
+    assert sum(wait > 0 for wait in waits) >= 15, "and the pace is kept"
