@@ -124,11 +124,15 @@ def _freshness(sync: "ConfiguredSync", loaded: "RunView | None", now: datetime) 
 @click.command()
 @click.argument("sync", required=False)
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
+@click.option("--run", "run_id", metavar="RUN", help="This run alone, with its streams and attempts.")
 @command
-def runs(session: Session, sync: str | None, limit: int) -> None:
-    """List the latest runs, of all syncs or of one."""
+def runs(session: Session, sync: str | None, limit: int, run_id: str | None) -> None:
+    """List the latest runs, of all syncs or of one; or show one RUN."""
     from elt_dagster.cli.run import run_json
 
+    if run_id is not None:
+        _one_run(session, run_id)
+        return
     if sync is not None:
         session.workspace.configured(sync)  # an unknown slug is answered with the nearest one
     with session.past_runs() as gateway:
@@ -139,6 +143,21 @@ def runs(session: Session, sync: str | None, limit: int) -> None:
     ]
     columns = ("run", "sync", "status", "mode", "triggered by", "started", "took")
     session.answer([run_json(v) for v in views], table(columns, rows, right=("took",)))
+
+
+def _one_run(session: Session, run_id: str) -> None:
+    from elt_dagster.cli.run import closing, result_table, run_json
+
+    with session.past_runs() as gateway:
+        view = gateway.get(run_id)
+        attempts = gateway.attempts(run_id)
+    session.answer({**run_json(view), "attempts": [a.id for a in attempts]}, result_table(view), closing(view))
+    if view.reason:
+        session.say(f"Reason: {view.reason}. {view.cancel_reason or view.error or ''}".strip(), style="red")
+    for failed in view.failures:
+        session.say(f"{failed.stream}: {failed.error or failed.reason or 'failed'}", style="red")
+    if len(attempts) > 1:
+        session.say("Attempts: " + ", ".join(f"{a.id} {a.status.value}" for a in attempts))
 
 
 def _took(view: "RunView") -> str:

@@ -272,6 +272,19 @@ def test_runs_are_listed_and_cancelled(shop: Elt, monkeypatch: pytest.MonkeyPatc
     assert shop("cancel", "run-2").code == 2
 
 
+def test_one_run_is_shown_with_its_reason_streams_and_attempts(shop: Elt, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = stream("orders", "failed", error="Its process was lost.", reason="heartbeat_timeout")
+    play(monkeypatch, view("failed", lost, end_reason="heartbeat_timeout", error="It gave no sign of life.", attempt=1))
+    shown = shop("runs", "--run", "run-1")
+    assert "Reason: heartbeat_timeout. It gave no sign of life." in shown.err
+    assert "orders: Its process was lost." in shown.err
+    assert "Attempts: run-1 completed, run-1 completed" in shown.err
+    told = shop("runs", "--run", "run-1", "--json").json
+    assert (told["result_class"], told["reason"], told["attempt"]) == ("failure", "heartbeat_timeout", 1)
+    assert told["attempts"] == ["run-1", "run-1"]
+    assert told["streams"][0]["backend"] is None
+
+
 def test_the_next_tick_follows_the_clock_of_its_zone() -> None:
     spec = {"slug": "a", "connection": "c", "destination": "d", "schema": "s"}
     daily = SyncSpec.model_validate({**spec, "schedule": {"cron": "0 6 * * *", "timezone": "Europe/Copenhagen"}})
