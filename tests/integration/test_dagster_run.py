@@ -142,7 +142,7 @@ def test_what_time_may_mend_is_tried_again(project: ShopProject, instance: dg.Da
     result = run(project.defs(), instance)
     assert result.success
     retries = [e for e in result.all_events if e.is_step_up_for_retry]
-    waits = [e.step_retry_data.seconds_to_wait for e in retries]
+    waits = [e.step_retry_data.seconds_to_wait or 0 for e in retries]
     assert [0.075 <= waits[0] <= 0.1, 0.15 <= waits[1] <= 0.2, len(waits)] == [True, True, 2]
     assert project.rows("SELECT count(*) FROM raw_shop.orders") == [(3,)]
 
