@@ -69,7 +69,7 @@ def build_definitions(
     sensors = [_live_sensor(builder, read, workspace)] if live and read.store is not None else []
     silence = silence_sensor_name(workspace)
     add_limits(silence, builder.silences)
-    if live and read.store is not None:
+    if live and read.revision is not None:
         sensors.append(build_silence_sensor(silence))
     automation = automation_sensor(builder.assets, workspace)
     return builder.build(executor, [*sensors, *([automation] if automation is not None else [])])

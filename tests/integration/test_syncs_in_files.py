@@ -15,6 +15,7 @@ import elt_dagster
 from elt_dagster.control.configured import derived_id
 from elt_dagster.errors import TransientError
 from elt_dagster.model import RunMode, Window
+from elt_dagster.orchestration import silence
 from elt_dagster.orchestration.resources import run_config
 from elt_dagster.orchestration.tags import PARTITION_TAG, SKIPPED_FOR_TAG, SYNC_ID_TAG
 from elt_dagster.store import open_store
@@ -180,3 +181,16 @@ def test_a_window_of_the_future_is_refused_in_words(folder: Path, instance: dg.D
     assert failure is not None
     assert str(failure.description).startswith("The window from 2099-01-01 00:00 has not begun")
     assert not (folder / "w.duckdb").exists()
+
+
+def test_documents_of_one_load_share_the_sensor_that_ends_silent_runs() -> None:
+    load, again = object(), object()
+    (sensor,) = silence.sensors_of_file(load, "a", {"sync-a": 180.0})
+    assert silence.sensors_of_file(load, "b", {"sync-b": 60.0}) == []
+    assert (sensor.name, sensor.default_status) == ("elt_runs_of_files", dg.DefaultSensorStatus.RUNNING)
+    assert [s.name for s in silence.sensors_of_file(load, "a", {})] == [sensor.name], "a document may be read again"
+    assert [s.name for s in silence.sensors_of_file(again, "b", {})] == [sensor.name], (
+        "the first of the next load brings it"
+    )
+    looked_after = silence._limits[sensor.name]
+    assert (looked_after["sync-a"], looked_after["sync-b"]) == (180.0, 60.0)
