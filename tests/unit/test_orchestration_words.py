@@ -69,6 +69,7 @@ def test_a_busy_source_is_asked_again_later(attempt: int, asked: float | None, w
     found = translate(TransientError("Busy.", retry_after=asked), EXECUTION, attempt)
     assert isinstance(found, dg.RetryRequested)
     shortest = wait if asked is not None else wait * 0.75
+    assert found.seconds_to_wait is not None
     assert shortest <= found.seconds_to_wait <= wait
     assert found.max_retries == 2
 
