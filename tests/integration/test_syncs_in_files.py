@@ -148,7 +148,7 @@ def test_on_create_starts_one_run_in_the_life_of_a_file(folder: Path, instance: 
     (sensor,) = definitions.get_repository_def().sensor_defs
     assert (sensor.name, sensor.default_status) == ("sync_shop_on_create", dg.DefaultSensorStatus.RUNNING)
     context = dg.build_sensor_context(instance, repository_def=definitions.get_repository_def())
-    (request,) = sensor.evaluate_tick(context).run_requests or ()
+    (request,) = list(sensor.evaluate_tick(context).run_requests or [])
     key = f"on_create:{derived_id('sync', 'shop')}"
     assert (request.run_key, request.job_name, request.tags["elt/triggered_by"]) == (key, "sync_shop", "on_create")
     again = dg.build_sensor_context(instance, cursor=context.cursor, repository_def=definitions.get_repository_def())
