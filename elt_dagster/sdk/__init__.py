@@ -40,6 +40,7 @@ from elt_dagster.sdk.auth_settings import AuthSettings, NoneAuth
 from elt_dagster.sdk.auth_signed import JwtBearer, JwtClaims, SigV4
 from elt_dagster.sdk.budget import Budget
 from elt_dagster.sdk.connector import Config, Connector, Runtime
+from elt_dagster.sdk.consent import Consent
 from elt_dagster.sdk.csv import CsvDecoder
 from elt_dagster.sdk.cursor import Cursor, parse_cursor
 from elt_dagster.sdk.endpoint import Endpoint, Parent
@@ -65,6 +66,7 @@ from elt_dagster.sdk.pages import (
 from elt_dagster.sdk.pages_settings import AutoPagination, PaginationSettings
 from elt_dagster.sdk.rest import RestConnector
 from elt_dagster.sdk.sql import Column, Query, SqlConnector, SqlSession, SqlSettings, Table
+from elt_dagster.sdk.vault import Drawer, Vault
 
 __all__ = [
     "JSON",
@@ -90,12 +92,14 @@ __all__ = [
     "Config",
     "ConfigError",
     "Connector",
+    "Consent",
     "ContractError",
     "CsvDecoder",
     "CsvOptions",
     "Cursor",
     "CursorValue",
     "Document",
+    "Drawer",
     "EltError",
     "Endpoint",
     "FileConfig",
@@ -141,6 +145,7 @@ __all__ = [
     "TokenAuth",
     "TokenFields",
     "TransientError",
+    "Vault",
     "Window",
     "canonical_schema",
     "cursor_text",

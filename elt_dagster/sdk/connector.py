@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from elt_dagster.errors import ConfigError, nearest
 from elt_dagster.model import Batch, Catalog, CheckResult, ReadRequest
 from elt_dagster.sdk.budget import Ledger
+from elt_dagster.sdk.consent import Consent
+from elt_dagster.sdk.vault import Vault
 
 
 class Config(BaseModel):
@@ -44,6 +46,8 @@ class Runtime:
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("elt_dagster"))
     ledger: Ledger | None = None
     """The rate budget of the connection, shared with everybody who reads from it; None where nobody else does."""
+    vault: Vault | None = None
+    """Where secrets are kept that the source replaces while we use them; None where they come from a file and cannot be."""
     max_wait_seconds: float = 60.0
     """A longer wait asked for by the source becomes a TransientError instead of a sleeping worker."""
 
@@ -97,6 +101,11 @@ class Connector(ABC, Generic[C]):
     def configured(cls, config: Mapping[str, Any], runtime: Runtime | None = None) -> "Connector[C]":
         """A connector from plain settings with secrets already resolved. Raises ConfigError that names each wrong field."""
         return cls(parse_config(cls.config_type, config, what=f"connector {cls.name}"), runtime)  # type: ignore[arg-type]
+
+    @classmethod
+    def consent(cls, settings: Mapping[str, Any]) -> Consent | None:
+        """How a person lets us read an account, given the ``settings`` known so far (such as a sandbox); None where there is no such way."""
+        return None
 
     def settings_schema(self, partial: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """JSON Schema of a sync's own settings, with live options; ``partial`` is what was chosen so far."""
