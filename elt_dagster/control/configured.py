@@ -17,6 +17,8 @@ from elt_dagster.model import Overlap, RunMode, Stream, SyncSpec, TableBinding, 
 from elt_dagster.registry import connector_names, destination_names, load_connector, load_destination, require_driver
 from elt_dagster.sdk.budget import Ledger
 from elt_dagster.sdk.connector import Connector, Runtime
+from elt_dagster.sdk.vault import Vault
+from elt_dagster.store import FullRefresh
 
 NAMESPACE = uuid.UUID("6f1c0f0e-5f0b-4d3e-9a77-0c1d6a1d3b52")
 
@@ -42,6 +44,18 @@ class Connections(Protocol):
 
     def ledger(self, name: str) -> Ledger:
         """The rate budget of connection ``name``, shared with whoever else reads from it."""
+        ...
+
+    def vault(self, name: str) -> Vault | None:
+        """Where the secrets of connection ``name`` are kept that the source replaces; None where they cannot be."""
+        ...
+
+    def full_refresh(self, binding_id: str) -> FullRefresh | None:
+        """The mark that the binding's next run reads everything again."""
+        ...
+
+    def end_full_refresh(self, binding_id: str, mark_id: str) -> None:
+        """Take that mark away, after its run has committed; a newer one stays."""
         ...
 
     def active_run(self, binding_id: str) -> str | None:
@@ -137,7 +151,7 @@ def open_connector(connections: Connections, name: str, runtime: Runtime | None 
         )
     kind = load_connector(connector)
     require_driver(kind)
-    shared = replace(runtime or Runtime(), ledger=connections.ledger(name))
+    shared = replace(runtime or Runtime(), ledger=connections.ledger(name), vault=connections.vault(name))
     return kind.configured(connections.config(name), shared)
 
 

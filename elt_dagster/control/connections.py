@@ -8,11 +8,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass
 from typing import Any
 
+from elt_dagster.control.vault import StoreVault
 from elt_dagster.errors import ConfigError, ConflictError, NotFoundError, TransientError, nearest
 from elt_dagster.model import ConnectionSpec
 from elt_dagster.model.secret import resolve
 from elt_dagster.sdk.budget import Ledger, LocalLedger, Turns
-from elt_dagster.store import Lease, Store, open_store
+from elt_dagster.sdk.vault import Vault
+from elt_dagster.store import FullRefresh, Lease, Store, open_store
 from elt_dagster.store.location import sqlite_file, store_url
 
 LEASE_SECONDS = 90
@@ -80,6 +82,18 @@ class StoreConnections:
     def ledger(self, name: str) -> Ledger:
         """A row of the store."""
         return StoreLedger(self._store, f"{self._workspace}/{name}")
+
+    def vault(self, name: str) -> Vault | None:
+        """The connection's row of the store."""
+        return StoreVault(self._store, self._workspace, name)
+
+    def full_refresh(self, binding_id: str) -> FullRefresh | None:
+        """As the store says."""
+        return self._store.full_refreshes.get(binding_id)
+
+    def end_full_refresh(self, binding_id: str, mark_id: str) -> None:
+        """In the store."""
+        self._store.full_refreshes.end(binding_id, mark_id)
 
     def active_run(self, binding_id: str) -> str | None:
         """The run whose lease in the store is alive."""
@@ -149,6 +163,17 @@ class InlineConnections:
     def ledger(self, name: str) -> Ledger:
         """One for all threads of this process."""
         return _process_ledgers.setdefault(self.identity(name), LocalLedger())
+
+    def vault(self, name: str) -> Vault | None:
+        """None: nobody writes into the user's file."""
+        return None
+
+    def full_refresh(self, binding_id: str) -> FullRefresh | None:
+        """None: marks are set through the API, which does not know of files."""
+        return None
+
+    def end_full_refresh(self, binding_id: str, mark_id: str) -> None:
+        """There are none."""
 
     def active_run(self, binding_id: str) -> str | None:
         """The run whose lease in the store is alive, where there is a store."""

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from elt_dagster.errors import ConfigError, NotFoundError, nearest
+from elt_dagster.store.pages import Place, SyncFilter, page_of
 from elt_dagster.store.records import (
     AnySync,
     BrokenSync,
@@ -78,6 +79,48 @@ class Reader:
             parts[binding.sync_id].append(binding)
         return tuple(sync_from_rows(r, parts[r.id]) for r in sorted(rows, key=lambda r: r.slug))
 
+    def sync_page(self, wanted: SyncFilter, at: Place) -> tuple[tuple[AnySync, ...], int]:
+        """One page of the syncs that ``wanted`` names, and how many of these there are; three queries whatever their number.
+
+        Raises NotFoundError when ``at`` begins behind a sync that is not there.
+        """
+        which = self._mine(syncs) & wanted.clause()
+        rows, total = page_of(self._conn, syncs, which, at)
+        parts: dict[str, list[Row[Any]]] = defaultdict(list)
+        chosen = bindings.c.sync_id.in_([r.id for r in rows])
+        for binding in self._conn.execute(sa.select(bindings).where(chosen).order_by(bindings.c.position)):
+            parts[binding.sync_id].append(binding)
+        return tuple(sync_from_rows(r, parts[r.id]) for r in rows), total
+
+    def connection_page(self, at: Place) -> tuple[tuple[StoredConnection, ...], int]:
+        """One page of the connections, and how many there are. Raises NotFoundError as `sync_page` does."""
+        rows, total = page_of(self._conn, connections, self._mine(connections), at)
+        return tuple(connection_from_row(r) for r in rows), total
+
+    def connection_ids(self) -> dict[str, str]:
+        """The names of all connections, by their ids."""
+        wanted = sa.select(connections.c.id, connections.c.name).where(self._mine(connections))
+        return {row.id: row.name for row in self._conn.execute(wanted)}
+
+    def kinds(self) -> dict[str, str]:
+        """The connector of every connection, by name."""
+        wanted = sa.select(connections.c.name, connections.c.connector).where(self._mine(connections))
+        return {row.name: row.connector for row in self._conn.execute(wanted)}
+
+    def sync_of_binding(self, binding_id: str) -> AnySync:
+        """The sync that has the binding. Raises NotFoundError, also when it is in another workspace."""
+        wanted = sa.select(syncs).join(bindings).where(self._mine(syncs), bindings.c.id == binding_id)
+        row = self._conn.execute(wanted).one_or_none()
+        if row is None:
+            raise NotFoundError(f"There is no stream with the id {binding_id!r}.")
+        return sync_from_rows(row, self._bindings(row.id))
+
+    def default_destination_id(self) -> str | None:
+        """The workspace's own choice of a warehouse."""
+        mine = workspaces.c.id == self._workspace.id
+        chosen: str | None = self._conn.scalar(sa.select(workspaces.c.default_destination_id).where(mine))
+        return chosen
+
     def slugs(self) -> list[str]:
         """The slugs of all syncs."""
         return self._names(syncs.c.slug)
@@ -106,6 +149,11 @@ class Reader:
         if row is None:
             raise NotFoundError(f"There is no sync with the id {sync_id!r}.")
         return self._whole(row)
+
+    @property
+    def workspace(self) -> Workspace:
+        """The workspace that is read."""
+        return self._workspace
 
     def _whole(self, row: Row[Any]) -> StoredSync:
         sync = sync_from_rows(row, self._bindings(row.id))

@@ -5,7 +5,7 @@ sync is one broken asset, and never a code location that does not load.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -41,6 +41,8 @@ class StoredConnection:
     updated_at: datetime
     revision: int
     error: str | None = None
+    label: str = ""
+    """What people call it; never empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,17 @@ class StoredSync:
     updated_at: datetime
     revision: int
     error: None = None
+    connection_id: str = ""
+    destination_id: str = ""
+    created_by: str = ""
+    """The id of an API key or a name; empty for what a file says."""
+    updated_by: str = ""
+    envelope: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    """What the REST dialects keep of it that is no word of the model."""
+    binding_times: Mapping[str, tuple[datetime, datetime]] = field(
+        default_factory=dict[str, tuple[datetime, datetime]], repr=False
+    )
+    """When each binding was made and last changed, by stream name."""
 
     @property
     def slug(self) -> str:
@@ -91,7 +104,8 @@ def connection_from_row(row: Row[Any]) -> StoredConnection:
     except (ValueError, TypeError) as problem:
         spec = ConnectionSpec.model_construct(name=row.name, connector=row.connector, config={})
         error = f"The stored connection {row.name!r} cannot be read: {_reason(problem)}. Write it again."
-    return StoredConnection(row.id, spec, row.created_at, row.updated_at, row.revision, error)
+    label = row.label or row.name
+    return StoredConnection(row.id, spec, row.created_at, row.updated_at, row.revision, error, label)
 
 
 def sync_from_rows(row: Any, bindings: Iterable[Any]) -> AnySync:
@@ -107,7 +121,31 @@ def sync_from_rows(row: Any, bindings: Iterable[Any]) -> AnySync:
     except (ValueError, TypeError, KeyError, AttributeError, EltError) as problem:
         error = f"The stored sync {row.slug!r} cannot be read: {_reason(problem)}. Write it again."
         return BrokenSync(row.id, row.slug, error, row.created_at, row.updated_at, row.revision)
-    return StoredSync(row.id, spec, streams, ids, row.created_at, row.updated_at, row.revision)
+    return StoredSync(
+        row.id,
+        spec,
+        streams,
+        ids,
+        row.created_at,
+        row.updated_at,
+        row.revision,
+        **_whole(row),
+        binding_times=_times(row, rows),
+    )
+
+
+def _whole(row: Any) -> dict[str, Any]:
+    """What only the current version of a sync has."""
+    if not hasattr(row, "envelope"):
+        return {}
+    people = {"created_by": row.created_by or "", "updated_by": row.updated_by or ""}
+    places = {"connection_id": row.connection_id, "destination_id": row.destination_id}
+    return {**people, **places, "envelope": json.loads(row.envelope) if row.envelope else {}}
+
+
+def _times(row: Any, bindings: Iterable[Any]) -> dict[str, tuple[datetime, datetime]]:
+    made = {b.stream: (getattr(b, "created_at", None), getattr(b, "updated_at", None)) for b in bindings}
+    return {name: (first or row.created_at, last or row.updated_at) for name, (first, last) in made.items()}
 
 
 def config_text(spec: ConnectionSpec) -> dict[str, Any]:

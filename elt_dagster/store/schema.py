@@ -13,7 +13,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration. Revisions are numbers of four digits, so that newer and older can be told apart without the scripts."""
 VERSION_TABLE = "elt_version"
 DEFAULT_WORKSPACE = "default"
@@ -88,6 +88,8 @@ workspaces = sa.Table(
     # sealed; made when the first hashed column needs it
     sa.Column("salt", sa.Text),
     sa.Column("created_at", UtcDateTime, nullable=False),
+    # the warehouse of syncs that name none; no foreign key, for it may be deleted
+    sa.Column("default_destination_id", sa.String(36)),
 )
 
 connections = sa.Table(
@@ -99,7 +101,10 @@ connections = sa.Table(
     sa.Column("connector", sa.String(255), nullable=False),
     sa.Column("config", sa.Text, nullable=False),
     *_history(),
+    # what people call it; the name where there is none
+    sa.Column("label", sa.String(255)),
     sa.UniqueConstraint("workspace_id", "name"),
+    sa.Index(None, "workspace_id", "created_at", "id"),
 )
 
 syncs = sa.Table(
@@ -115,7 +120,15 @@ syncs = sa.Table(
     # the SyncSpec without its streams
     sa.Column("spec", sa.Text, nullable=False),
     *_history(),
+    # its display name, to be searched
+    sa.Column("title", sa.String(255)),
+    # who made and who last changed it: the id of an API key, or a name; empty where it was a file
+    sa.Column("created_by", sa.String(255)),
+    sa.Column("updated_by", sa.String(255)),
+    # what the REST dialects keep of a sync that is no word of the model
+    sa.Column("envelope", sa.Text),
     sa.UniqueConstraint("workspace_id", "slug"),
+    sa.Index(None, "workspace_id", "created_at", "id"),
     sa.Index(None, "connection_id"),
     sa.Index(None, "destination_id", "dataset"),
 )
@@ -132,6 +145,9 @@ bindings = sa.Table(
     sa.Column("spec", sa.Text, nullable=False),
     # the Stream as the source described it
     sa.Column("discovered", sa.Text, nullable=False),
+    # NULL for what was written by an older version: the sync's own
+    sa.Column("created_at", UtcDateTime),
+    sa.Column("updated_at", UtcDateTime),
     sa.UniqueConstraint("sync_id", "stream"),
 )
 
@@ -185,4 +201,89 @@ first_runs = sa.Table(
     sa.Column("sync_id", sa.String(36), primary_key=True),
     sa.Column("run_id", sa.Text, nullable=False),
     sa.Column("seen_at", UtcDateTime, nullable=False),
+)
+
+full_refreshes = sa.Table(
+    "elt_full_refreshes",
+    metadata,
+    # a binding whose next run reads everything again; no foreign key, as for leases
+    sa.Column("binding_id", sa.String(255), primary_key=True),
+    # another one for each request, so that a run takes away only the mark it honoured
+    sa.Column("mark_id", sa.String(36), nullable=False),
+    sa.Column("reset_history", sa.Boolean, nullable=False),
+    sa.Column("requested_by", sa.String(255), nullable=False),
+    sa.Column("requested_at", UtcDateTime, nullable=False),
+)
+
+api_keys = sa.Table(
+    "elt_api_keys",
+    metadata,
+    _id(),
+    _belongs_to("elt_workspaces", "workspace_id"),
+    sa.Column("name", sa.String(255), nullable=False),
+    # SHA-256 of the whole key, in hex
+    sa.Column("digest", sa.String(64), nullable=False, unique=True),
+    # its first characters, to tell keys apart
+    sa.Column("hint", sa.String(16), nullable=False),
+    sa.Column("requests_per_minute", sa.Integer),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("expires_at", UtcDateTime),
+    sa.Column("revoked_at", UtcDateTime),
+    sa.Column("last_used_at", UtcDateTime),
+    sa.Index(None, "workspace_id", "created_at", "id"),
+)
+
+replies = sa.Table(
+    "elt_replies",
+    metadata,
+    # what a request with an Idempotency-Key was answered
+    sa.Column("workspace_id", sa.String(36), primary_key=True),
+    sa.Column("idempotency_key", sa.String(255), primary_key=True),
+    # SHA-256 of method, path, query and body
+    sa.Column("request", sa.String(64), nullable=False),
+    # NULL while it is being carried out
+    sa.Column("status", sa.Integer),
+    sa.Column("headers", sa.Text),
+    sa.Column("body", sa.Text),
+    sa.Column("started_at", UtcDateTime, nullable=False),
+    sa.Index(None, "started_at"),
+)
+
+bridges = sa.Table(
+    "elt_bridges",
+    metadata,
+    # the way of a person to a new connection: consent page or form
+    _id(),
+    _belongs_to("elt_workspaces", "workspace_id"),
+    sa.Column("connector", sa.String(255), nullable=False),
+    sa.Column("label", sa.String(255), nullable=False),
+    sa.Column("redirect_uri", sa.Text, nullable=False),
+    # the caller's own, handed back unread
+    sa.Column("caller_state", sa.Text),
+    # the connection that is authorised anew; after the end, the one that came of it
+    sa.Column("connection_id", sa.String(36)),
+    # SHA-256 of what makes the page's address unguessable
+    sa.Column("token_digest", sa.String(64), nullable=False, unique=True),
+    # SHA-256 of the OAuth state that is out now, and the sealed PKCE verifier and settings that go with it
+    sa.Column("state_digest", sa.String(64), unique=True),
+    sa.Column("sealed", sa.Text),
+    sa.Column("created_by", sa.String(255), nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("expires_at", UtcDateTime, nullable=False),
+    sa.Column("used_at", UtcDateTime),
+    sa.Index(None, "workspace_id", "created_at", "id"),
+)
+
+oauth_clients = sa.Table(
+    "elt_oauth_clients",
+    metadata,
+    # a workspace's own OAuth client of a connector
+    sa.Column("workspace_id", sa.String(36), sa.ForeignKey("elt_workspaces.id"), primary_key=True),
+    sa.Column("connector", sa.String(255), primary_key=True),
+    sa.Column("client_id", sa.Text, nullable=False),
+    # sealed
+    sa.Column("client_secret", sa.Text),
+    # settings that every connection of this client gets, such as its login host
+    sa.Column("settings", sa.Text, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
 )

@@ -18,12 +18,16 @@ from elt_dagster.errors import ConfigError
 from elt_dagster.sdk.budget import Turns
 from elt_dagster.store import budgets
 from elt_dagster.store import lease as leasing
+from elt_dagster.store.api_keys import ApiKeys
+from elt_dagster.store.bridges import Bridges
 from elt_dagster.store.config import mask_sealed, open_sealed, reseal_config
 from elt_dagster.store.database import Database
+from elt_dagster.store.full_refreshes import FullRefreshes
 from elt_dagster.store.lease import LEASE_SECONDS, Lease
 from elt_dagster.store.location import store_url
 from elt_dagster.store.reading import Reader, find_workspace
 from elt_dagster.store.records import AnySync, StoredConnection, StoredSync, Workspace, connection_from_row
+from elt_dagster.store.replies import Replies
 from elt_dagster.store.schema import DEFAULT_WORKSPACE, connections, first_runs, workspaces
 from elt_dagster.store.seal import SEALED, Keys
 from elt_dagster.store.transaction import Transaction
@@ -219,6 +223,32 @@ class Store:
         token = self._keys.seal(base64.b64encode(secrets.token_bytes(32)).decode())[SEALED]
         conn.execute(sa.update(workspaces).where(workspaces.c.id == workspace_id).values(salt=str(token)))
         return token
+
+    # --- what the API keeps ----------------------------------------------------------------------------------------------------
+
+    @property
+    def api_keys(self) -> ApiKeys:
+        """The keys of the REST API."""
+        return ApiKeys(self._ready())
+
+    @property
+    def replies(self) -> Replies:
+        """The answers to requests with an Idempotency-Key."""
+        return Replies(self._ready())
+
+    @property
+    def bridges(self) -> Bridges:
+        """Connection bridges and OAuth clients."""
+        return Bridges(self._ready(), self._keys)
+
+    @property
+    def full_refreshes(self) -> FullRefreshes:
+        """The bindings whose next run reads everything again."""
+        return FullRefreshes(self._ready())
+
+    def _ready(self) -> Database:
+        self.ensure_current()
+        return self._database
 
     # --- first runs ------------------------------------------------------------------------------------------------------------
 

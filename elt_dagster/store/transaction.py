@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, Row
 
 from elt_dagster.errors import ConflictError, ContractError, NotFoundError, nearest
 from elt_dagster.model import ConnectionSpec, Stream, SyncSpec, SyncStatus, TableBinding
-from elt_dagster.store.config import seal_config
+from elt_dagster.store.config import seal_config, with_secret
 from elt_dagster.store.reading import Reader
 from elt_dagster.store.records import (
     StoredConnection,
@@ -39,8 +39,12 @@ class Transaction(Reader):
         self._connection_ids: dict[str, str] | None = None
         self._written: set[str] = set()
 
-    def put_connection(self, spec: ConnectionSpec, secret_fields: frozenset[str] = frozenset()) -> StoredConnection:
+    def put_connection(
+        self, spec: ConnectionSpec, secret_fields: frozenset[str] = frozenset(), *, label: str | None = None
+    ) -> StoredConnection:
         """Make or change the connection of that name. Literals of secret fields are sealed (`elt_dagster.store.config`).
+
+        ``label`` is what people call it; None leaves that as it is.
 
         Nothing changes when it is equal to what is stored. Raises ConfigError for a mask without a stored secret, or a missing key.
         """
@@ -48,18 +52,26 @@ class Transaction(Reader):
         stored = connection_from_row(row).spec.config if row is not None else {}
         what = f"connection {spec.name!r}"
         config = json.dumps(seal_config(config_text(spec), stored, secret_fields, self._keys, what=what))
-        values = {"connector": spec.connector, "config": config}
+        values = {"connector": spec.connector, "config": config, **({"label": label} if label is not None else {})}
         if row is None:
             self._insert(connections, {"name": spec.name, **values})
             self._connection_ids = None
-        elif row.connector != spec.connector or not same_json(row.config, config):
+        elif not _same_connection(row, values):
             self._update(connections, row.id, values)
         return self.connection(spec.name)
 
-    def put_sync(self, spec: SyncSpec, streams: Mapping[str, Stream]) -> StoredSync:
+    def rotate_secret(self, connection: str, setting: str, secret: str) -> None:
+        """Replace a secret that the source itself has replaced; ``setting`` is its dotted path. Nothing has changed for anybody who looks: the
+        revision stays. Raises NotFoundError."""
+        found = self.connection(connection)
+        config = with_secret(found.spec.config, setting, self._keys.seal(secret))
+        mine = connections.c.id == found.id
+        self._conn.execute(sa.update(connections).where(mine).values(config=json.dumps(config)))
+
+    def put_sync(self, spec: SyncSpec, streams: Mapping[str, Stream], *, by: str = "") -> StoredSync:
         """Make or change the sync of that slug; bindings keep their ids as long as their stream stays selected.
 
-        ``streams`` has the discovered `Stream` of each binding. Nothing changes when all of it is equal to what is stored.
+        ``streams`` has the discovered `Stream` of each binding, ``by`` is who asks for it. Nothing changes when all of it is equal to what is stored.
         Raises NotFoundError for an unknown connection. That another sync loads one of the tables is a ConflictError, with the other's id,
         at the end of the transaction.
         """
@@ -70,24 +82,38 @@ class Transaction(Reader):
             "connection_id": self._connection_id(spec.connection, spec.slug),
             "destination_id": self._connection_id(spec.destination, spec.slug),
             "dataset": spec.dataset,
+            "title": spec.title,
             "status": spec.status.value,
             "spec": sync_text(spec),
         }
         row = self._one(syncs, syncs.c.slug == spec.slug)
         before = self._bindings(row.id) if row else []
-        sync_id = row.id if row else self._insert(syncs, {"slug": spec.slug, **values})
+        made = {"slug": spec.slug, "created_by": by, "updated_by": by}
+        sync_id = row.id if row else self._insert(syncs, {**made, **values})
         parts_changed = self._put_bindings(sync_id, before, spec.streams, streams)
         if row and (parts_changed or not _same_sync(row, values)):
             keep_version(self._conn, row, before, self._revision, self._now)
-            self._update(syncs, sync_id, values)
+            self._update(syncs, sync_id, {**values, "updated_by": by})
         self._written.add(spec.slug)
         return self.sync(spec.slug)
 
+    def put_envelope(self, slug: str, envelope: Mapping[str, Any], *, by: str = "") -> None:
+        """Keep what the REST dialects know of a sync beside its spec. It changes the sync, and nothing that Dagster shows. Raises NotFoundError."""
+        row = self._sync_row(slug)
+        text = json.dumps(dict(envelope)) if envelope else None
+        if not same_json(row.envelope or "{}", text or "{}"):
+            keep_version(self._conn, row, self._bindings(row.id), self._revision, self._now)
+            self._update(syncs, row.id, {"envelope": text, "updated_by": by})
+
+    def set_default_destination(self, connection: str | None) -> None:
+        """The warehouse of syncs that name none; None for the one that is there alone. Raises NotFoundError."""
+        found = self.connection(connection).id if connection is not None else None
+        mine = workspaces.c.id == self._workspace.id
+        self._conn.execute(sa.update(workspaces).where(mine).values(default_destination_id=found))
+
     def delete_sync(self, slug: str) -> None:
         """Remove the sync, its bindings and their leases; the tables in the warehouse stay. Raises NotFoundError."""
-        row = self._one(syncs, syncs.c.slug == slug)
-        if row is None:
-            raise NotFoundError(f"There is no sync {slug!r}.", fix=nearest(slug, self._names(syncs.c.slug)))
+        row = self._sync_row(slug)
         before = self._bindings(row.id)
         keep_version(self._conn, row, before, self._revision, self._now)
         self._delete_bindings([b.id for b in before])
@@ -107,6 +133,12 @@ class Transaction(Reader):
         self._conn.execute(sa.delete(connections).where(connections.c.id == found.id))
         self._connection_ids = None
         self._changed = True
+
+    def _sync_row(self, slug: str) -> Row[Any]:
+        row = self._one(syncs, syncs.c.slug == slug)
+        if row is None:
+            raise NotFoundError(f"There is no sync {slug!r}.", fix=nearest(slug, self._names(syncs.c.slug)))
+        return row
 
     def finish(self) -> None:
         """Move the workspace's revision, once, if anything changed. `Store.transaction` calls this.
@@ -159,6 +191,7 @@ class Transaction(Reader):
     ) -> bool:
         stored = {row.stream: row for row in before}
         new: list[dict[str, Any]] = []
+        made = {"created_at": self._now, "updated_at": self._now}
         changed = False
         for position, binding in enumerate(wanted):
             values = {
@@ -169,9 +202,10 @@ class Transaction(Reader):
             }
             row = stored.pop(binding.name, None)
             if row is None:
-                new.append({"id": str(uuid.uuid4()), "sync_id": sync_id, "stream": binding.name, **values})
+                new.append({"id": str(uuid.uuid4()), "sync_id": sync_id, "stream": binding.name, **values, **made})
             elif not _same_binding(row, values):
-                self._conn.execute(sa.update(bindings).where(bindings.c.id == row.id).values(values))
+                moved = {**values, "updated_at": self._now}
+                self._conn.execute(sa.update(bindings).where(bindings.c.id == row.id).values(moved))
                 changed = True
         self._delete_bindings([row.id for row in stored.values()])
         if new:
@@ -196,6 +230,11 @@ class Transaction(Reader):
         moved = {"updated_at": self._now, "revision": self._revision}
         self._conn.execute(sa.update(table).where(table.c.id == row_id).values(**moved, **values))
         self._changed = True
+
+
+def _same_connection(row: Row[Any], values: Mapping[str, Any]) -> bool:
+    plain = row.connector == values["connector"] and row.label == values.get("label", row.label)
+    return plain and same_json(row.config, values["config"])
 
 
 def _same_sync(row: Row[Any], values: Mapping[str, Any]) -> bool:

@@ -28,6 +28,15 @@ class HandMadeConnections:
     def ledger(self, name: str) -> LocalLedger:
         return LocalLedger()
 
+    def vault(self, name: str) -> None:
+        """None."""
+
+    def full_refresh(self, binding_id: str) -> None:
+        """None is marked."""
+
+    def end_full_refresh(self, binding_id: str, mark_id: str) -> None:
+        """Nothing to do."""
+
     def active_run(self, binding_id: str) -> str | None:
         return None
 

@@ -136,7 +136,8 @@ def test_an_empty_place_asks_for_init(url: str) -> None:
 
 
 def test_a_store_without_its_tables_asks_for_init(store: Store) -> None:
-    for table in ("bindings", "syncs", "connections", "leases", "workspaces"):
+    tables = ("bindings", "syncs", "connections", "leases", "api_keys", "bridges", "oauth_clients", "workspaces")
+    for table in tables:
         run_sql(store, f"DROP TABLE elt_{table}")
     with pytest.raises(ConfigError, match="elt-dagster init"):
         store.syncs()
