@@ -130,7 +130,7 @@ class SyncComponent(dg.Component, dg.Resolvable, dg.Model):
         for connection in project.connections:
             refuse_literal_secrets(connection)
         claim(context.component_tree, str(context.path), project)
-        document = (context.component_tree, str(context.path))
+        document = (context.component_tree, str(context.component_loc))
         return sync_definitions(configured_syncs(project), self.translator(), document=document)
 
     def _project(self) -> Project:
