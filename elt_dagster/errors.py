@@ -6,6 +6,7 @@ EltError
 │   └── ConflictError       the user: it collides with something that exists or runs
 ├── AuthError               the user: the other side refused the credentials
 ├── TransientError          nobody: busy or unreachable; the same call may work later
+│   └── LimitError          nobody: it allows no more requests for now
 ├── SourceError             the source's owner: it answered with something we cannot use
 │   └── PrimaryKeyError     the source's owner: rows that nothing identifies
 ├── DestinationError        the warehouse's owner: it refused what we asked of it
@@ -29,6 +30,9 @@ class EltError(Exception):
     """What the command line exits with."""
     reason: ClassVar[str] = "unknown"
     """A stable code for machines: the ``resultReasonCode`` of a run."""
+
+    details: Sequence[tuple[tuple[str | int, ...], str]] = ()
+    """Where a document was wrong: the path into it, and a sentence; empty where it was no document."""
 
     def __init__(self, what: str, *, fix: str | None = None) -> None:
         super().__init__(what)
@@ -76,6 +80,12 @@ class TransientError(EltError):
     def __init__(self, what: str, *, fix: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(what, fix=fix)
         self.retry_after = retry_after
+
+
+class LimitError(TransientError):
+    """The other side allows us no more requests for now: its quota, or the share of it that is ours, is used up."""
+
+    reason = "rate_limited"
 
 
 class SourceError(EltError):

@@ -34,6 +34,8 @@ COMMANDS = {
     "retry": "elt_dagster.cli.again:retry",
     "backfill": "elt_dagster.cli.again:backfill",
     "state": "elt_dagster.cli.state:state",
+    "keys": "elt_dagster.cli.keys:keys",
+    "serve": "elt_dagster.cli.serve:serve",
 }
 
 

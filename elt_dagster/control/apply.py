@@ -41,16 +41,22 @@ ATTEMPTS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """How to apply: look only, remove what the file does not name, stay off the network, ask every source again."""
+    """How to apply: look only, remove what the file does not name, stay off the network, ask every source again; or ask it only for what
+    was never discovered."""
 
     dry_run: bool = False
     prune: bool = False
     verify: bool = True
     refresh: bool = False
+    frugal: bool = False
 
 
 def _nowhere(path: Path) -> str:
     return ""
+
+
+def _nothing_more(transaction: Transaction) -> None:
+    pass
 
 
 @dataclass(kw_only=True)
@@ -65,6 +71,12 @@ class Applying:
     runtime: Runtime = field(default_factory=Runtime)
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     catalogs: dict[str, Catalog] = field(default_factory=dict[str, Catalog])
+    by: str = ""
+    """Who asks for it."""
+    before: Callable[[Transaction], None] = _nothing_more
+    """Looks at the store under the write lock, and may refuse by raising."""
+    also: Callable[[Transaction], None] = _nothing_more
+    """Writes something beside the project, in the same transaction; then the store is written even if the project changes nothing."""
 
     def run(self) -> Changes:
         """Compare, check, write. Raises an EltError that lists every problem; the store is then as it was.
@@ -74,12 +86,14 @@ class Applying:
         for _ in range(ATTEMPTS):
             seen = self.store.revision(self.workspace)
             draft = self._draft()
-            if self.wishes.dry_run or not draft.changes:
+            if self.wishes.dry_run or not (draft.changes or self.also is not _nothing_more):
                 return draft.changes
             with self.store.transaction(self.workspace) as transaction:
                 # the lock is ours now: the revision cannot move any more
                 if self.store.revision(self.workspace) == seen:
-                    draft.write(transaction)
+                    self.before(transaction)
+                    draft.write(transaction, self.by)
+                    self.also(transaction)
                     return draft.changes
         raise TransientError("Others kept changing this workspace meanwhile.", fix="Apply again.")
 
@@ -105,14 +119,14 @@ class _Draft:
     drop_syncs: list[str] = field(default_factory=list[str])
     drop_connections: list[str] = field(default_factory=list[str])
 
-    def write(self, transaction: Transaction) -> None:
+    def write(self, transaction: Transaction, by: str = "") -> None:
         """Deletions of syncs first: a table may move from one sync to another in one apply."""
         for slug in self.drop_syncs:
             transaction.delete_sync(slug)
         for spec, secrets in self.put_connections:
             transaction.put_connection(spec, secrets)
         for sync, streams in self.put_syncs:
-            transaction.put_sync(sync, streams)
+            transaction.put_sync(sync, streams, by=by)
         for name in self.drop_connections:
             transaction.delete_connection(name)
 
@@ -248,6 +262,9 @@ class _Comparison:
         stored = self.draft.syncs.get(sync.slug)
         account = self.accounts[sync.connection]
         known = isinstance(stored, StoredSync) and stored.spec == sync and not account.changed
+        if self.wishes.frugal and not account.changed and isinstance(stored, StoredSync):
+            known = (stored.spec.connection, stored.spec.settings) == (sync.connection, sync.settings)
+            known = known and all(b.name in stored.streams for b in sync.streams)
         if known and not self.wishes.refresh and isinstance(stored, StoredSync):
             known = all(stored.streams[b.name] != Stream(name=b.name) for b in sync.streams)
             if known:
@@ -258,6 +275,8 @@ class _Comparison:
         stored = self.draft.syncs.get(sync.slug)
         old_streams = stored.streams if isinstance(stored, StoredSync) else {}
         streams = {b.name: old_streams.get(b.name) or Stream(name=b.name) for b in sync.streams}
+        if catalog is None and self.wishes.frugal:
+            catalog = Catalog(tuple(streams.values()))
         if catalog is not None:
             streams, problems = check_streams(sync, ("syncs", i), catalog)
             self.problems += problems

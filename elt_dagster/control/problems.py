@@ -81,7 +81,9 @@ def raise_problems(problems: Sequence[Problem], locate: Callable[[Path], str] = 
     lines = list(dict.fromkeys(": ".join(filter(None, (locate(p.path), str(p)))) for p in problems))
     kinds = {p.error for p in problems}
     kind = kinds.pop() if len(kinds) == 1 else ConfigError
-    raise kind("\n".join(lines))
+    error = kind("\n".join(lines))
+    error.details = [(p.path, p.text) for p in problems]
+    raise error
 
 
 def parse(kind: type[M], value: Any, *, path: Path = (), show: bool = True) -> tuple[M | None, list[Problem]]:

@@ -107,6 +107,20 @@ class Reader:
         wanted = sa.select(connections.c.name, connections.c.connector).where(self._mine(connections))
         return {row.name: row.connector for row in self._conn.execute(wanted)}
 
+    def any_sync(self, slug: str) -> AnySync:
+        """The sync with that slug, broken or not. Raises NotFoundError."""
+        return self._any(syncs.c.slug == slug, f"There is no sync {slug!r}.")
+
+    def any_sync_by_id(self, sync_id: str) -> AnySync:
+        """The sync with that id, broken or not. Raises NotFoundError."""
+        return self._any(syncs.c.id == sync_id, f"There is no sync with the id {sync_id!r}.")
+
+    def _any(self, which: sa.ColumnElement[bool], otherwise: str) -> AnySync:
+        row = self._one(syncs, which)
+        if row is None:
+            raise NotFoundError(otherwise)
+        return sync_from_rows(row, self._bindings(row.id))
+
     def sync_of_binding(self, binding_id: str) -> AnySync:
         """The sync that has the binding. Raises NotFoundError, also when it is in another workspace."""
         wanted = sa.select(syncs).join(bindings).where(self._mine(syncs), bindings.c.id == binding_id)

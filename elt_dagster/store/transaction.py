@@ -97,6 +97,16 @@ class Transaction(Reader):
         self._written.add(spec.slug)
         return self.sync(spec.slug)
 
+    def rename_sync(self, slug: str, new: str) -> None:
+        """Give a sync another slug; ids, bindings and tables stay. Raises NotFoundError; ConflictError is the caller's to raise."""
+        if slug == new:
+            return
+        row = self._sync_row(slug)
+        keep_version(self._conn, row, self._bindings(row.id), self._revision, self._now)
+        self._update(syncs, row.id, {"slug": new, "spec": json.dumps({**json.loads(row.spec), "slug": new})})
+        self._written.discard(slug)
+        self._written.add(new)
+
     def put_envelope(self, slug: str, envelope: Mapping[str, Any], *, by: str = "") -> None:
         """Keep what the REST dialects know of a sync beside its spec. It changes the sync, and nothing that Dagster shows. Raises NotFoundError."""
         row = self._sync_row(slug)

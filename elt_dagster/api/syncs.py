@@ -1,0 +1,7 @@
+"""The syncs routes."""
+
+from fastapi import APIRouter
+
+from elt_dagster.api.routes import KeyedRoute
+
+router = APIRouter(route_class=KeyedRoute)

@@ -1,0 +1,118 @@
+"""The use cases on runs, by the id of their sync: what may be started, and whose run it is. The runs themselves are Dagster's (`control.runs`)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from elt_dagster.control.runs import LatestRuns, RunPage, Runs, RunView
+from elt_dagster.control.workspace import Workspace
+from elt_dagster.errors import ConfigError, ConflictError, NotFoundError
+from elt_dagster.model import ExecutionBackend, RunMode, SyncStatus, TriggeredBy
+from elt_dagster.store import StoredSync
+
+SHOWN = frozenset({SyncStatus.ACTIVE, SyncStatus.PAUSED, SyncStatus.ERROR})
+"""Only these have assets and a job in Dagster."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """Runs of the syncs of one workspace; those of another are not found. Methods raise EltError and nothing else on purpose."""
+
+    workspace: Workspace
+    runs: Runs
+
+    def trigger(
+        self,
+        sync_id: str,
+        *,
+        run_mode: RunMode = RunMode.INCREMENTAL,
+        streams: Sequence[str] | None = None,
+        by: str = "",
+    ) -> str:
+        """Start a run of a sync, or of some of its streams, and return its id.
+
+        Raises NotFoundError; ConfigError for a sync that has no streams or that Dagster does not start; ConflictError for a draft or an archived
+        sync, for a protected stream, and, with the run's id, while one is active.
+        """
+        sync = self._sync(sync_id)
+        self._refuse(sync, run_mode, streams)
+        one = streams[0] if streams is not None and len(streams) == 1 else None
+        active = self.runs.active(sync.id, one)
+        if active is not None:
+            what = f"stream {one!r}" if one is not None else f"sync {sync.slug!r}"
+            raise ConflictError(
+                f"The {what} is being loaded by run {active}.", fix="Wait for it, or cancel it.", with_id=active
+            )
+        return self.runs.launch(
+            sync.slug, streams=streams, run_mode=run_mode, triggered_by=TriggeredBy.API, trigger_ref=by, sync_id=sync.id
+        )
+
+    def get(self, run_id: str) -> tuple[RunView, StoredSync]:
+        """A run with its streams, and its sync. Raises NotFoundError, also for the run of another workspace or of a sync that is gone."""
+        view = self.runs.get(run_id)
+        if not view.sync_id:
+            raise NotFoundError(f"There is no run {run_id!r}.")
+        try:
+            return view, self._sync(view.sync_id)
+        except NotFoundError:
+            raise NotFoundError(f"There is no run {run_id!r}.") from None
+
+    def page(self, sync_id: str, *, limit: int, offset: int = 0) -> tuple[RunPage, StoredSync]:
+        """Runs of a sync with their streams, newest first. Raises NotFoundError."""
+        sync = self._sync(sync_id)
+        return self.runs.page([sync.id], limit=limit, offset=offset, streams=True), sync
+
+    def latest(self, sync_ids: Sequence[str]) -> Mapping[str, LatestRuns]:
+        """The newest run of each sync, and its last success."""
+        return self.runs.latest(sync_ids) if sync_ids else {}
+
+    def cancel(self, run_id: str, reason: str = "", *, by: str = "") -> RunView:
+        """Ask a run to stop, again if it was asked before. Raises NotFoundError, ConflictError for one that has ended otherwise."""
+        view, _ = self.get(run_id)
+        if view.status.is_final:
+            raise ConflictError(f"Run {run_id} has ended; it is {view.status.value}.", with_id=run_id)
+        self.runs.cancel(run_id, reason, requested_by=by)
+        return self.get(run_id)[0]
+
+    def retry(self, run_id: str, *, run_mode: RunMode | None = None, by: str = "") -> str:
+        """Another attempt of a run that has ended; only what failed, unless a ``run_mode`` is given. Returns the new run's id.
+
+        Raises NotFoundError, ConflictError for a run that has not ended or while another one of its sync is active, ConfigError where nothing failed.
+        """
+        view, sync = self.get(run_id)
+        if not view.status.is_final:
+            raise ConflictError(
+                f"Run {run_id} has not ended; it is {view.status.value}.", fix="Cancel it first.", with_id=run_id
+            )
+        active = self.runs.active(sync.id)
+        if active is not None:
+            raise ConflictError(
+                f"The sync {sync.slug!r} is being loaded by run {active}.",
+                fix="Wait for it, or cancel it.",
+                with_id=active,
+            )
+        if run_mode is RunMode.FULL_REFRESH:
+            self._refuse(sync, run_mode, [s.stream for s in view.streams] or None)
+        return self.runs.retry(run_id, run_mode=run_mode, trigger_ref=by)
+
+    def _sync(self, sync_id: str) -> StoredSync:
+        return self.workspace.store.sync_by_id(sync_id, workspace=self.workspace.name)
+
+    def _refuse(self, sync: StoredSync, run_mode: RunMode, streams: Sequence[str] | None) -> None:
+        spec = sync.spec
+        if spec.status not in SHOWN:
+            raise ConflictError(
+                f"The sync {spec.slug!r} is {spec.status.value} and cannot run.",
+                fix="Activate it first.",
+                with_id=sync.id,
+            )
+        if spec.execution_backend is ExecutionBackend.EXTERNAL:
+            raise ConfigError(
+                f"The sync {spec.slug!r} is external: something else loads its tables.", fix="Start it there."
+            )
+        if not spec.streams:
+            raise ConfigError(f"The sync {spec.slug!r} has no streams.", fix="Add streams first.")
+        chosen = [b for b in spec.streams if streams is None or b.name in streams]
+        protected = [b.name for b in chosen if b.protected_from_full_sync]
+        if run_mode is RunMode.FULL_REFRESH and protected:
+            text = f"The stream {protected[0]!r} is protected from full refresh."
+            raise ConflictError(text, fix="Take protected_from_full_sync away first, or leave the stream out.")
