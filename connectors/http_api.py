@@ -275,7 +275,7 @@ class HttpApi(RestConnector[HttpApiConfig]):
 
     def auth(self) -> httpx.Auth | None:
         """The configured authentication."""
-        return self.config.auth.build(self._rotated)
+        return self.config.auth.build(self._rotated, self.runtime.vault)
 
     def default_pagination(self) -> Pagination:
         """The configured pagination."""

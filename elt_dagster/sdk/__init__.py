@@ -5,6 +5,7 @@ from elt_dagster.errors import (
     ConfigError,
     ContractError,
     EltError,
+    LimitError,
     NotFoundError,
     SourceError,
     TransientError,
@@ -38,14 +39,17 @@ from elt_dagster.sdk.auth import (
 )
 from elt_dagster.sdk.auth_settings import AuthSettings, NoneAuth
 from elt_dagster.sdk.auth_signed import JwtBearer, JwtClaims, SigV4
-from elt_dagster.sdk.budget import Budget
+from elt_dagster.sdk.budget import Budget, Quota
+from elt_dagster.sdk.columns import nested, with_column, with_columns_of
 from elt_dagster.sdk.connector import Config, Connector, Runtime
 from elt_dagster.sdk.consent import Consent
 from elt_dagster.sdk.csv import CsvDecoder
+from elt_dagster.sdk.csv_pages import CsvParser
 from elt_dagster.sdk.cursor import Cursor, parse_cursor
-from elt_dagster.sdk.endpoint import Endpoint, Parent
+from elt_dagster.sdk.endpoint import Endpoint, Limits, Parent
 from elt_dagster.sdk.files import CsvOptions, FileConfig, FileConnector, FileStream
 from elt_dagster.sdk.http import Action, Answer, Http, Rule
+from elt_dagster.sdk.jobs import Job, JobApi, submitted
 from elt_dagster.sdk.json import Document, JsonParser
 from elt_dagster.sdk.json_path import parse_path
 from elt_dagster.sdk.pages import (
@@ -65,6 +69,7 @@ from elt_dagster.sdk.pages import (
 )
 from elt_dagster.sdk.pages_settings import AutoPagination, PaginationSettings
 from elt_dagster.sdk.rest import RestConnector
+from elt_dagster.sdk.rest_read import StreamReader
 from elt_dagster.sdk.sql import Column, Query, SqlConnector, SqlSession, SqlSettings, Table
 from elt_dagster.sdk.vault import Drawer, Vault
 
@@ -96,6 +101,7 @@ __all__ = [
     "ContractError",
     "CsvDecoder",
     "CsvOptions",
+    "CsvParser",
     "Cursor",
     "CursorValue",
     "Document",
@@ -107,9 +113,13 @@ __all__ = [
     "FileStream",
     "Http",
     "Into",
+    "Job",
+    "JobApi",
     "JsonParser",
     "JwtBearer",
     "JwtClaims",
+    "LimitError",
+    "Limits",
     "LinkHeader",
     "Login",
     "NextCursor",
@@ -127,6 +137,7 @@ __all__ = [
     "PaginationSettings",
     "Parent",
     "Query",
+    "Quota",
     "ReadRequest",
     "RestConnector",
     "Rule",
@@ -140,6 +151,7 @@ __all__ = [
     "SqlSettings",
     "Stop",
     "Stream",
+    "StreamReader",
     "SyncMode",
     "Table",
     "TokenAuth",
@@ -151,10 +163,14 @@ __all__ = [
     "cursor_text",
     "highest",
     "nearest",
+    "nested",
     "null_rows",
     "parse_cursor",
     "parse_path",
     "parse_type",
     "split",
+    "submitted",
     "text_column",
+    "with_column",
+    "with_columns_of",
 ]

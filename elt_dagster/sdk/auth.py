@@ -8,7 +8,8 @@ import base64
 import json
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -18,10 +19,21 @@ import httpx
 from pydantic import SecretStr
 
 from elt_dagster.errors import AuthError, ConfigError, TransientError
+from elt_dagster.sdk.tokens import TOKENS, Token
+from elt_dagster.sdk.vault import Drawer, Vault
 
 EARLY = 60.0
 """Seconds before its end at which a token is replaced."""
 Flow = Generator[httpx.Request, httpx.Response, None]
+_REMEDIES = {
+    "invalid_grant": "The permission is used up, withdrawn or expired: authorise the connection again.",
+    "invalid_client": "Check the client id and its secret.",
+    "invalid_client_id": "Check the client id.",
+    "unauthorized_client": "Allow this kind of grant for the client, or choose another.",
+    "unsupported_grant_type": "Allow this kind of grant for the client, or choose another.",
+    "invalid_scope": "Ask for scopes that the client may have.",
+}
+"""What to do about the error codes of RFC 6749 and of those who have more; other codes are not shown, for anything may be in them."""
 
 
 def utc_seconds() -> float:
@@ -99,8 +111,7 @@ class TokenAuth(httpx.Auth):
     def __init__(self, clock: Callable[[], float] = utc_seconds) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._token: str | None = None
-        self._until = float("inf")
+        self._token: Token | None = None
 
     @abstractmethod
     def ask(self) -> httpx.Request:
@@ -122,16 +133,55 @@ class TokenAuth(httpx.Auth):
             fresh = yield from self._ready(used)
             yield self.use(request, fresh)
 
+    def sign_in(self, client: httpx.Client) -> Mapping[str, Any]:
+        """What the endpoint said beside the token (such as where the API is), asking by ``client`` when there is no token yet.
+
+        Raises as `auth_flow` does, and httpx.TransportError when the endpoint cannot be reached.
+        """
+        asking = self._ready(None)
+        try:
+            request = next(asking)
+            while True:
+                request = asking.send(client.send(request, auth=None))
+        except StopIteration:
+            pass
+        finally:
+            asking.close()
+        return self._token.said if self._token is not None else {}
+
     def _ready(self, refused: str | None) -> Generator[httpx.Request, httpx.Response, str]:
         """A token that is not ``refused``; whoever comes second finds the one the first has fetched."""
         with self._lock:
-            if self._token is None or self._token == refused or self._clock() >= self._until - EARLY:
-                response = yield self.ask()
-                token, seconds = self.take(self._accepted(response))
-                self._token = token
-                # a token that lives shorter than our margin is used for half its life
-                self._until = self._clock() + max(seconds, EARLY + seconds / 2)
-            return self._token
+            if not self._is_good(self._token, refused):
+                with self.exclusively():
+                    known = self.fetched_by_another()
+                    if not self._is_good(known, refused):
+                        response = yield self.ask()
+                        known = self._noted(self._accepted(response))
+                    self._token = known
+            assert self._token is not None  # noqa: S101 - for the type checkers
+            return self._token.value
+
+    def _is_good(self, token: Token | None, refused: str | None) -> bool:
+        return token is not None and token.value != refused and self._clock() < token.until - EARLY
+
+    def _noted(self, response: httpx.Response) -> Token:
+        value, seconds = self.take(response)
+        # a token that lives shorter than our margin is used for half its life
+        return Token(value, self._clock() + max(seconds, EARLY + seconds / 2), self.said(response))
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Held while a token is asked for."""
+        yield
+
+    def fetched_by_another(self) -> Token | None:
+        """A token that somebody else of this process got while we waited for our turn."""
+        return None
+
+    def said(self, response: httpx.Response) -> Mapping[str, Any]:
+        """What `sign_in` hands on."""
+        return {}
 
     def _accepted(self, response: httpx.Response) -> httpx.Response:
         where = (
@@ -141,8 +191,17 @@ class TokenAuth(httpx.Auth):
             after = response.headers.get("Retry-After", "")
             raise TransientError(where, retry_after=float(after) if after.isdigit() else None)
         if not response.is_success:
-            raise AuthError(where, fix="Check the client, its secret and its permissions.")
+            raise AuthError(where, fix=_remedy(response))
         return response
+
+
+def _remedy(response: httpx.Response) -> str:
+    try:
+        code = response.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        code = ""
+    usual = "Check the client, its secret and its permissions."
+    return f"It says {code}. {_REMEDIES[code]}" if isinstance(code, str) and code in _REMEDIES else usual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +243,8 @@ class OAuthClient:
 class OAuth2(TokenAuth):
     """OAuth 2: client credentials, refresh token or password, whichever ``grant`` says.
 
-    ``on_rotated`` gets a refresh token that replaces ours, before it is used, so that it can be kept for the next process.
+    Where refresh tokens are kept in a ``vault`` (under ``setting``), the one that is kept now is used, while nobody else may, and one that
+    replaces it is kept before anything else happens. Otherwise ``on_rotated`` gets a refresh token that replaces ours.
     """
 
     def __init__(
@@ -196,10 +256,16 @@ class OAuth2(TokenAuth):
         username: str = "",
         password: SecretStr | None = None,
         on_rotated: Callable[[SecretStr], None] | None = None,
+        vault: Vault | None = None,
+        setting: str = "refresh_token",
         scheme: str = "Bearer",
         clock: Callable[[], float] = utc_seconds,
     ) -> None:
         super().__init__(clock)
+        self._vault = vault if grant == "refresh_token" else None
+        self._setting = setting
+        self._drawer: Drawer | None = None
+        self._unkept: tuple[str | None, SecretStr] | None = None
         self._client = client
         self._grant = grant
         self._refresh_token = refresh_token
@@ -224,15 +290,64 @@ class OAuth2(TokenAuth):
         return _token_request(client.token_url, client.body, data, headers)
 
     def take(self, response: httpx.Response) -> tuple[str, float]:
-        """Token and life from the answer; a new refresh token is handed on first."""
+        """Token and life from the answer; a new refresh token is kept first."""
         names, answer = self._client.fields, answer_object(response, self.title)
         rotated = answer.get(names.refresh_token)
-        old = self._refresh_token.get_secret_value() if self._refresh_token else None
-        if self._grant == "refresh_token" and isinstance(rotated, str) and rotated and rotated != old:
+        spent = self._refresh_token.get_secret_value() if self._refresh_token else None
+        if self._grant == "refresh_token" and isinstance(rotated, str) and rotated and rotated != spent:
             self._refresh_token = SecretStr(rotated)
-            if self._on_rotated:
-                self._on_rotated(self._refresh_token)
+            self._keep(self._refresh_token, spent)
         return token_of(answer, names.access_token, self.title), seconds_of(_dig(answer, names.expires_in))
+
+    def _keep(self, rotated: SecretStr, spent: str | None) -> None:
+        if self._drawer is not None:
+            self._unkept = (spent, rotated)
+            self._drawer.keep(self._setting, rotated)
+            self._unkept = None
+        elif self._on_rotated:
+            self._on_rotated(rotated)
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """With the vault, if there is one: what it holds now replaces what we were given, for another process may have spent that."""
+        if self._vault is None:
+            yield
+            return
+        with self._vault.exclusive() as drawer:
+            self._refresh_token = self._current(drawer)
+            self._drawer = drawer
+            try:
+                yield
+            finally:
+                self._drawer = None
+
+    def _current(self, drawer: Drawer) -> SecretStr | None:
+        """The refresh token that is good now: the vault's, unless we have spent that one and could not keep its successor."""
+        kept, unkept = drawer.current(self._setting) or self._refresh_token, self._unkept
+        if unkept is not None and kept is not None and kept.get_secret_value() == unkept[0]:
+            drawer.keep(self._setting, unkept[1])
+            kept = unkept[1]
+        self._unkept = None
+        return kept
+
+    def fetched_by_another(self) -> Token | None:
+        """The token that came with the refresh token the vault holds."""
+        return TOKENS.get(self._token_key()) if self._vault is not None else None
+
+    def _noted(self, response: httpx.Response) -> Token:
+        token = super()._noted(response)
+        if self._vault is not None:
+            TOKENS.put(self._token_key(), token)
+        return token
+
+    def _token_key(self) -> tuple[str, str, str]:
+        secret = self._refresh_token.get_secret_value() if self._refresh_token else ""
+        return self._client.token_url, self._client.client_id, secret
+
+    def said(self, response: httpx.Response) -> Mapping[str, Any]:
+        """The answer without its tokens."""
+        names, answer = self._client.fields, answer_object(response, self.title)
+        return {k: v for k, v in answer.items() if k not in (names.access_token, names.refresh_token, "id_token")}
 
     def use(self, request: httpx.Request, token: str) -> httpx.Request:
         """Add the header."""

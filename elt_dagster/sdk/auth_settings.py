@@ -10,6 +10,7 @@ from elt_dagster.errors import nearest
 from elt_dagster.sdk.auth import ApiKey, Basic, Bearer, Login, OAuth2, OAuthClient, SessionLogin, TokenFields
 from elt_dagster.sdk.auth_signed import JwtBearer, JwtClaims, SigV4
 from elt_dagster.sdk.connector import Config
+from elt_dagster.sdk.vault import Vault
 
 Place = Literal["header", "query", "cookie", "body"]
 Rotated = Callable[[SecretStr], None]
@@ -21,7 +22,7 @@ class NoneAuth(Config):
     type: Literal["none"] = "none"
     """Nothing is sent."""
 
-    def build(self, rotated: Rotated) -> httpx.Auth | None:
+    def build(self, rotated: Rotated, vault: Vault | None = None) -> httpx.Auth | None:
         """Nothing."""
         return None
 
@@ -36,7 +37,7 @@ class BearerAuth(Config):
     scheme: str = "Bearer"
     """The word in front of the token, where it is not Bearer."""
 
-    def build(self, rotated: Rotated) -> httpx.Auth:
+    def build(self, rotated: Rotated, vault: Vault | None = None) -> httpx.Auth:
         """The header."""
         return Bearer(self.token, self.scheme)
 
@@ -55,7 +56,7 @@ class ApiKeyAuth(Config):
     prefix: str = ""
     """Text in front of the key, such as "Token "."""
 
-    def build(self, rotated: Rotated) -> httpx.Auth:
+    def build(self, rotated: Rotated, vault: Vault | None = None) -> httpx.Auth:
         """The key in its place."""
         return ApiKey(self.name, self.api_key, self.into, self.prefix)
 
@@ -70,7 +71,7 @@ class BasicAuth(Config):
     password: SecretStr = SecretStr("")
     """Password; empty where the key is the user name."""
 
-    def build(self, rotated: Rotated) -> httpx.Auth:
+    def build(self, rotated: Rotated, vault: Vault | None = None) -> httpx.Auth:
         """The header."""
         return Basic(self.username, self.password)
 
@@ -128,7 +129,7 @@ class OAuth2Auth(Config):
             raise ValueError(f"the grant {self.grant} needs {self.grant}")
         return self
 
-    def build(self, rotated: Rotated) -> httpx.Auth:
+    def build(self, rotated: Rotated, vault: Vault | None = None) -> httpx.Auth:
         """The token machinery."""
         client = OAuthClient(
             token_url=self.token_url, client_id=self.client_id, client_secret=self.client_secret, scopes=self.scopes,
@@ -137,7 +138,7 @@ class OAuth2Auth(Config):
         )  # fmt: skip
         return OAuth2(
             client, self.grant, refresh_token=self.refresh_token, username=self.username, password=self.password,
-            on_rotated=rotated, scheme=self.scheme,
+            on_rotated=rotated, vault=vault, setting="auth.refresh_token", scheme=self.scheme,
         )  # fmt: skip
 
 
@@ -169,7 +170,7 @@ class JwtAuth(Config):
     headers: dict[str, str] = {}
     """Further fields of the token's header, such as kid."""
 
-    def build(self, rotated: Rotated) -> httpx.Auth:
+    def build(self, rotated: Rotated, vault: Vault | None = None) -> httpx.Auth:
         """The signing machinery."""
         claims = JwtClaims(
             issuer=self.issuer, subject=self.subject, audience=self.audience, scope=self.scope,
@@ -218,7 +219,7 @@ class SessionAuth(Config):
     prefix: str = "Bearer "
     """Text in front of the token."""
 
-    def build(self, rotated: Rotated) -> httpx.Auth:
+    def build(self, rotated: Rotated, vault: Vault | None = None) -> httpx.Auth:
         """The login machinery."""
         login = Login(
             url=self.login_url, method=self.method, body=self.login_body, secrets=self.login_secrets, form=self.login_form,
@@ -245,7 +246,7 @@ class SigV4Auth(Config):
     service: str = "execute-api"
     """Such as execute-api for an API gateway."""
 
-    def build(self, rotated: Rotated) -> httpx.Auth:
+    def build(self, rotated: Rotated, vault: Vault | None = None) -> httpx.Auth:
         """The signing machinery."""
         return SigV4(
             self.access_key_id,

@@ -70,6 +70,11 @@ class JwtBearer(TokenAuth):
         answer = answer_object(response, self.title)
         return token_of(answer, "access_token", self.title), seconds_of(answer.get("expires_in"))
 
+    def said(self, response: httpx.Response) -> Mapping[str, Any]:
+        """The answer without its tokens."""
+        answer = answer_object(response, self.title)
+        return {k: v for k, v in answer.items() if k not in ("access_token", "id_token")}
+
     def use(self, request: httpx.Request, token: str) -> httpx.Request:
         """Add the header."""
         request.headers["Authorization"] = f"Bearer {token}"

@@ -6,7 +6,7 @@ over once 80 % of a limit are used (so that other users of the account keep room
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -38,6 +38,15 @@ class Turns:
     wait: float
     interval: float
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What a vendor says of its limit: ``remaining`` of ``limit`` requests until it begins anew, in ``seconds`` if it says so."""
+
+    limit: float
+    remaining: float
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +148,13 @@ class Budget:
 
     per_second: float | None = None
     ledger: Ledger = field(default_factory=LocalLedger)
+    quota: Callable[[Mapping[str, str]], Quota | None] | None = None
+    """Reads a vendor's own headers; the usual ``X-RateLimit-*`` are understood without it."""
     _turns: Turns = Turns(0.0, 0.0, 0)
     _next: float = 0.0
     _free_until: float = 0.0
     _told: float = 0.0
+    _told_until: float = 0.0
     _asked: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -176,19 +188,25 @@ class Budget:
 
     def heard(self, headers: Mapping[str, str], now: float) -> None:
         """Slow down when the vendor's headers say that most of a limit is used."""
-        limit, remaining = _number(headers, _LIMIT), _number(headers, _REMAINING)
-        if not limit or remaining is None or remaining > limit * (1 - SLOW_FROM):
+        quota = (self.quota(headers) if self.quota else None) or _usual_quota(headers, now)
+        if quota is None or quota.limit <= 0 or quota.remaining > quota.limit * (1 - SLOW_FROM):
             return
-        seconds = reset_seconds(headers, now) or _NO_RESET_SECONDS
-        if remaining < 1:
+        seconds = quota.seconds or _NO_RESET_SECONDS
+        if quota.remaining < 1:
             self.hold(seconds)
             return
-        rate = remaining / seconds
-        if abs(rate - self._told) > _NOTEWORTHY * self._told:
-            self._told = rate
+        rate = quota.remaining / seconds
+        # said again once what was noted is over: a rolling limit may stay as it is for hours
+        if now >= self._told_until or abs(rate - self._told) > _NOTEWORTHY * self._told:
+            self._told, self._told_until = rate, now + noted(seconds)
             with self._lock:
                 self._free_until = 0.0
             self.ledger.slow(rate, seconds)
+
+
+def _usual_quota(headers: Mapping[str, str], now: float) -> Quota | None:
+    limit, remaining = _number(headers, _LIMIT), _number(headers, _REMAINING)
+    return None if not limit or remaining is None else Quota(limit, remaining, reset_seconds(headers, now))
 
 
 def reset_seconds(headers: Mapping[str, str], now: float) -> float | None:

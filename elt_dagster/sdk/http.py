@@ -8,15 +8,16 @@ import email.utils
 import gzip
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
-from elt_dagster.errors import AuthError, SourceError, TransientError
+from elt_dagster.errors import AuthError, ConfigError, LimitError, SourceError, TransientError
+from elt_dagster.sdk.auth import TokenAuth
 from elt_dagster.sdk.budget import Budget, is_used_up, reset_seconds
 from elt_dagster.sdk.connector import Runtime
 from elt_dagster.sdk.pages import Call
@@ -27,17 +28,19 @@ logging.getLogger("httpcore").setLevel(logging.WARNING)  # at DEBUG it logs head
 RETRIES = 6
 REDIRECTS = 5
 BUSY = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+T = TypeVar("T")
 _SLOW_DOWN = "It wants fewer requests: try again later, or let fewer runs ask it at a time."
 _TROUBLE = "It is busy or in trouble: try again later, and ask its owner when that does not help."
 
 
 class Action(StrEnum):
-    """What an answer means: ``ignore`` is a page without records, ``auth`` asks the user to look at the credentials."""
+    """What an answer means: ``ignore`` is a page without records, ``auth`` asks the user to look at the credentials, ``config`` at the settings."""
 
     RETRY = "retry"
     IGNORE = "ignore"
     FAIL = "fail"
     AUTH = "auth"
+    CONFIG = "config"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +51,20 @@ class Rule:
     status: frozenset[int] = frozenset()
     body_contains: str | None = None
     body_matches: str | None = None
+    not_json: bool = False
+    """The body does not begin and end as JSON does: a page of something in between, or half an answer."""
     message: str = ""
-    """What to tell the user to do, for ``fail`` and ``auth``."""
+    """What to tell the user to do."""
+    wait_seconds: float | None = None
+    """For ``retry``, where the answer names no time; longer than `Runtime.max_wait_seconds` means another run, not another try."""
+    quota: bool = False
+    """For ``retry``: a limit is used up, which is a LimitError."""
 
     def matches(self, response: httpx.Response) -> bool:
         """Whether this rule is about ``response``; without a status only the body decides."""
         if self.status and response.status_code not in self.status:
+            return False
+        if self.not_json and _looks_like_json(response.content):
             return False
         if self.body_contains is not None and self.body_contains not in response.text:
             return False
@@ -112,9 +123,16 @@ class Http:
         Raises AuthError, SourceError, or TransientError with ``retry_after`` when the source stays busy or asks for a longer wait
         than the runtime allows.
         """
+        return self._patiently(lambda: self._once(call, rules))
+
+    def sign_in(self, auth: TokenAuth) -> Mapping[str, Any]:
+        """Have ``auth`` get its token now, patiently; what came with the token. Raises AuthError or TransientError."""
+        return self._patiently(lambda: self._reaching(self.base, lambda: auth.sign_in(self._client)))
+
+    def _patiently(self, attempted: Callable[[], T]) -> T:
         for attempt in range(self._retries + 1):
             try:
-                return self._once(call, rules)
+                return attempted()
             except TransientError as error:
                 last = attempt == self._retries
                 wait = error.retry_after
@@ -151,7 +169,7 @@ class Http:
         patience = self._runtime.max_wait_seconds
         pause = self._budget.wait(self._runtime.now().timestamp(), patience)
         if pause > patience:
-            raise TransientError(
+            raise LimitError(
                 f"The request budget of {self._title} is used up for {pause:.0f} s.",
                 fix="Its limit is shared by all syncs of the connection; the stream is tried again later.",
                 retry_after=pause,
@@ -183,15 +201,18 @@ class Http:
         return url
 
     def _send(self, request: httpx.Request) -> httpx.Response:
+        return self._reaching(request.url, lambda: self._client.send(request))
+
+    def _reaching(self, url: httpx.URL, attempted: Callable[[], T]) -> T:
         try:
-            return self._client.send(request)
+            return attempted()
         except httpx.TransportError as error:
             raise TransientError(
-                f"{self._title} could not be reached at {request.url.host} ({type(error).__name__}).",
+                f"{self._title} could not be reached at {url.host} ({type(error).__name__}).",
                 fix="Check the address and the network.",
             ) from None
         except httpx.DecodingError:
-            raise SourceError(f"{self._title} sent a broken compressed answer to {request.url.path}.") from None
+            raise SourceError(f"{self._title} sent a broken compressed answer to {url.path}.") from None
 
     def _judge(self, response: httpx.Response, rules: Sequence[Rule]) -> Answer:
         """A usable answer, or the right error."""
@@ -205,15 +226,22 @@ class Http:
             return Answer(response.url, response.headers, b"", ignored=True)
         if action is Action.AUTH:
             raise AuthError(where, fix=fix or "Check the credentials and their permissions.")
+        if action is Action.CONFIG:
+            raise ConfigError(where, fix=fix or "Check the settings.")
         if action is Action.RETRY:
-            remedy = fix or (_SLOW_DOWN if response.status_code == 429 else _TROUBLE)
-            wait = self._asked_to_wait(response)
-            if wait is not None and self._runtime.ledger is not None:
-                self._budget.hold(wait)
-            raise TransientError(where, fix=remedy, retry_after=wait)
+            raise self._later(response, rule, where)
         if action is Action.FAIL:
             raise SourceError(where, fix=fix or "Check path and parameters of the stream.")
         return Answer(response.url, response.headers, self._content(response, where))
+
+    def _later(self, response: httpx.Response, rule: Rule | None, where: str) -> TransientError:
+        limited = response.status_code == 429 or (rule.quota if rule else response.status_code == 403)
+        asked = self._asked_to_wait(response)
+        wait = rule.wait_seconds if asked is None and rule else asked
+        if wait is not None and self._runtime.ledger is not None:
+            self._budget.hold(wait)
+        fix = (rule.message if rule else "") or (_SLOW_DOWN if limited else _TROUBLE)
+        return (LimitError if limited else TransientError)(where, fix=fix, retry_after=wait)
 
     def _usual(self, response: httpx.Response) -> Action | None:
         status = response.status_code
@@ -254,6 +282,11 @@ class Http:
         if charset and charset.lower() not in ("utf-8", "utf8", "us-ascii", "ascii") and _is_known(charset):
             content = content.decode(charset, "replace").encode()
         return content
+
+
+def _looks_like_json(content: bytes) -> bool:
+    ends = content[:64].lstrip()[:1] + content[-64:].rstrip()[-1:]
+    return ends in (b"{}", b"[]")
 
 
 def _is_known(charset: str) -> bool:

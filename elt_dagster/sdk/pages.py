@@ -14,6 +14,7 @@ from urllib.parse import quote
 import httpx
 
 from elt_dagster.errors import ConfigError, SourceError
+from elt_dagster.sdk.csv_pages import CsvDocument
 from elt_dagster.sdk.json import Document
 from elt_dagster.sdk.json_path import parse_path
 
@@ -81,7 +82,7 @@ class Page:
     url: httpx.URL
     """Where the answer came from, for links relative to it."""
     headers: httpx.Headers
-    document: Document
+    document: Document | CsvDocument
     records_at: str = ""
 
     @property
@@ -214,7 +215,8 @@ class NextUrl:
 class NextCursor:
     """The next call carries a value from this page: from the body, from a header, or from its last record.
 
-    Exactly one of ``at``, ``header`` and ``last_record`` is set. A missing or empty value is the end, and so is ``stop``.
+    Exactly one of ``at``, ``header`` and ``last_record`` is set. A missing or empty value is the end, and so are ``stop`` and the value ``end``
+    (some send the word ``null``).
     """
 
     param: str
@@ -226,6 +228,7 @@ class NextCursor:
     stop: Stop = Stop()
     alone: bool = False
     """Send the cursor without the other query parameters (sources that refuse both)."""
+    end: str | None = None
 
     def first(self, call: Call) -> Call:
         """The call with the page size."""
@@ -240,7 +243,9 @@ class NextCursor:
         if self.last_record and self.stop.says_done(page, -1, self.size.size):
             return None
         value = self._value(page)
-        if value in (None, "", False) or (self.stop.short_page and self.stop.says_done(page, -1, self.size.size)):
+        if value in (None, "", False) or (self.end is not None and value == self.end):
+            return None
+        if self.stop.short_page and self.stop.says_done(page, -1, self.size.size):
             return None
         if isinstance(value, dict | list):
             raise SourceError("The next-page cursor of the source is not a single value.", fix="Correct its path.")

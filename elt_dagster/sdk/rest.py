@@ -14,7 +14,8 @@ from pydantic import SecretStr
 from elt_dagster.errors import AuthError, ConfigError, EltError, NotFoundError, SourceError, nearest
 from elt_dagster.model import Batch, Catalog, CheckResult, ReadRequest, Stream
 from elt_dagster.model.types import is_orderable, type_name
-from elt_dagster.sdk.budget import Budget
+from elt_dagster.sdk.auth import TokenAuth
+from elt_dagster.sdk.budget import Budget, LocalLedger, Quota
 from elt_dagster.sdk.connector import C, Connector
 from elt_dagster.sdk.endpoint import Endpoint
 from elt_dagster.sdk.http import Http, Rule
@@ -61,6 +62,10 @@ class RestConnector(Connector[C]):
         """The request budget; None for as fast as the source answers."""
         return None
 
+    def quota(self, headers: Mapping[str, str]) -> Quota | None:
+        """What an answer's headers say of the vendor's limit, where they are not the usual ``X-RateLimit-*``."""
+        return None
+
     def concurrency(self) -> int:
         """How many parents' children are asked for at the same time."""
         return 4
@@ -87,8 +92,16 @@ class RestConnector(Connector[C]):
 
     @cached_property
     def _budget(self) -> Budget:
-        ledger = self.runtime.ledger
-        return Budget(self.requests_per_second(), ledger) if ledger is not None else Budget(self.requests_per_second())
+        ledger = self.runtime.ledger if self.runtime.ledger is not None else LocalLedger()
+        return Budget(self.requests_per_second(), ledger, self.quota)
+
+    def signed_in(self, url: str) -> Mapping[str, Any]:
+        """What came with the token from the host of ``url``, for sources that say only then where their API is; asks when there is no token yet."""
+        if not isinstance(self._auth, TokenAuth):
+            return {}
+        with Http(url, title=self.title, runtime=self.runtime, budget=self._budget, timeout=self.timeout(),
+                  verify=self.verify()) as http:  # fmt: skip
+            return http.sign_in(self._auth)
 
     def http(self) -> Http:
         """A client with everything above, to be used as a context manager."""

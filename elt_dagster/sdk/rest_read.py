@@ -21,8 +21,9 @@ from elt_dagster.errors import ConfigError, SourceError
 from elt_dagster.model import Batch, Checkpoint, CursorValue, ReadRequest
 from elt_dagster.model.types import JSON, is_orderable, type_name
 from elt_dagster.sdk.arrow import highest, split
+from elt_dagster.sdk.csv_pages import CsvDocument, CsvParser
 from elt_dagster.sdk.cursor import Cursor, ascends, asked, back, bound, capped, ends_before, within
-from elt_dagster.sdk.endpoint import Endpoint, Parent
+from elt_dagster.sdk.endpoint import Endpoint, Limits, Parent
 from elt_dagster.sdk.http import Action, Answer, Http, Rule
 from elt_dagster.sdk.json import Document, JsonParser
 from elt_dagster.sdk.pages import Call, Page, fill
@@ -90,7 +91,9 @@ class StreamReader:
     endpoint: Endpoint
     counts: Counter[str] = field(default_factory=Counter[str])
     started: datetime | None = None
-    """The source's clock when it answered first."""
+    """The source's clock when it answered first, or earlier where its rows are older."""
+    opened: tuple[Call, Answer] | None = None
+    """The first page, where somebody has looked at it already."""
 
     # -- what the connector asks for ---------------------------------------------------------------------------------
 
@@ -98,6 +101,15 @@ class StreamReader:
         """The first page; None when the answer is ignored."""
         with closing(self._walk(self._call(self.endpoint, None))) as pages:
             return next(pages, None)
+
+    def peek(self, request: ReadRequest) -> Document | None:
+        """The first page that `read` will begin with; None when the answer is ignored or CSV."""
+        pagination = self.endpoint.pagination or self.connector.default_pagination()
+        call = pagination.first(self._call(self.endpoint, self._limits(self._position(request))))
+        answer = self.http.fetch(call, self._rules())
+        self._note_time(answer)
+        self.opened = (call, answer)
+        return None if answer.ignored or self.endpoint.csv else Document(answer.content, where=self._where)
 
     def sample(self) -> pa.Schema | None:
         """Columns and types of the first page; of a child stream, of the first page with records among three parents."""
@@ -113,7 +125,7 @@ class StreamReader:
     def read(self, request: ReadRequest) -> Iterator[Batch]:
         """Batches as `elt_dagster.sdk.connector.Connector.read` promises them."""
         position = self._position(request)
-        limits = (position.cursor, position.start, position.end) if position else None
+        limits = self._limits(position)
         one_by_one = position is not None and position.cursor.order == "desc" and position.start is not None
         extra = (position.cursor.field,) if position else ()
         with self._parser(request, extra) as parser, closing(self._pages(limits)) as pages:
@@ -121,6 +133,7 @@ class StreamReader:
                 batch, origin = parser.parse_with_origin([content.body for content in block])
                 self.counts["non_finite_values"] += sum(content.non_finite for content in block)
                 data = self.connector.transform(self.endpoint, self._with_parents(batch, origin, block))
+                data = self.endpoint.complete(data) if self.endpoint.complete else data
                 yield from self._batches(data, position, request)
                 if position and position.done:
                     break
@@ -131,15 +144,15 @@ class StreamReader:
     def _pages(self, limits: Any, at_once: int | None = None) -> Generator[Origin, None, None]:
         """Every page with the parent it belongs to."""
         if self.endpoint.parent is None:
-            for page in self._walk(self._call(self.endpoint, limits)):
+            opened, self.opened = self.opened, None
+            for page in self._walk(*opened) if opened else self._walk(self._call(self.endpoint, limits)):
                 yield page, None
             return
         many = at_once or self.connector.concurrency()
         with ThreadPoolExecutor(many, thread_name_prefix="elt-rest") as pool:
             waiting: deque[tuple[ParentRow, Call, Future[Answer]]] = deque()
             try:
-                for row in self._parents(self.endpoint.parent):
-                    call = self._of_parent(self._call(self.endpoint, limits), self.endpoint.parent, row)
+                for row, call in self._asked_of_parents(self._call(self.endpoint, limits), self.endpoint.parent):
                     waiting.append((row, call, pool.submit(self.http.fetch, call, self._rules())))
                     if len(waiting) >= many:
                         yield from self._children(*waiting.popleft())
@@ -190,6 +203,8 @@ class StreamReader:
 
     def _page(self, call: Call, got: Answer, records_at: str) -> Page:
         content = got.content
+        if self.endpoint.csv:
+            return Page(call=call, url=got.url, headers=got.headers, document=CsvDocument(content))
         if self.endpoint.json_lines:
             content = (
                 b"["
@@ -213,7 +228,19 @@ class StreamReader:
             except (ValueError, TypeError):
                 self.started = self.connector.runtime.now()
 
+    def limits(self, request: ReadRequest) -> Limits:
+        """From where to where `read` will ask."""
+        position = self._position(request)
+        return (position.start, position.end) if position else (None, None)
+
+    @staticmethod
+    def _limits(position: _Position | None) -> tuple[Cursor, CursorValue | None, CursorValue | None] | None:
+        return (position.cursor, position.start, position.end) if position else None
+
     def _call(self, endpoint: Endpoint, limits: Any) -> Call:
+        if endpoint.ask is not None:
+            within_limits: Limits = limits[1:] if limits is not None else (None, None)
+            return endpoint.ask(within_limits)
         call = Call(
             url=endpoint.path, method=endpoint.method, params=endpoint.params, headers=endpoint.headers,
             body=endpoint.body, form=endpoint.form,
@@ -261,6 +288,18 @@ class StreamReader:
         self.counts.update(reader.counts)
         self.started = self.started or reader.started
 
+    def _asked_of_parents(self, call: Call, parent: Parent) -> Iterator[tuple[ParentRow, Call]]:
+        """The first request for the children of each parent, or of each group of parents."""
+        rows = self._parents(parent)
+        if parent.asked_by is None:
+            yield from ((row, self._of_parent(call, parent, row)) for row in rows)
+            return
+        pagination = self.endpoint.pagination or self.connector.default_pagination()
+        while group := list(islice(rows, max(1, parent.together))):
+            values = [str(row.values[parent.field]) for row in group if row.values[parent.field] not in (None, "")]
+            if values:
+                yield group[0], pagination.first(parent.asked_by(call, values))
+
     def _of_parent(self, call: Call, parent: Parent, row: ParentRow) -> Call:
         """``call`` for the children of ``row``. Raises SourceError for a parent without the value that is needed."""
         needed = set(_PLACEHOLDER.findall(call.url)) | ({parent.field} if parent.param else set())
@@ -296,7 +335,7 @@ class StreamReader:
 
     # -- batches -------------------------------------------------------------------------------------------------------
 
-    def _parser(self, request: ReadRequest | None, extra: tuple[str, ...] | None) -> JsonParser:
+    def _parser(self, request: ReadRequest | None, extra: tuple[str, ...] | None) -> JsonParser | CsvParser:
         """A parser for the columns asked for, those the parent gives left out."""
         given = request.stream.schema if request else None
         schema = given if given is not None else self.endpoint.schema
@@ -306,6 +345,8 @@ class StreamReader:
         columns = None
         if request is not None and request.columns is not None:
             columns = [c for c in dict.fromkeys((*request.columns, *(extra or ()))) if c not in inherited]
+        if self.endpoint.csv:
+            return CsvParser(schema, columns=columns, where=self._where)
         path = self.connector.records_path(self.endpoint)
         return JsonParser(schema, path, columns=columns, key_as=self.endpoint.key_as, where=self._where)
 

@@ -1,0 +1,300 @@
+"""Reading one object: by REST or by a bulk job, whichever suits what is asked and how much there is of it."""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from elt_dagster.sdk import (
+    Action,
+    Batch,
+    Call,
+    ConfigError,
+    Cursor,
+    Document,
+    Endpoint,
+    Http,
+    Job,
+    JobApi,
+    JsonParser,
+    Limits,
+    NextCursor,
+    Parent,
+    ReadRequest,
+    Rule,
+    StreamReader,
+    TransientError,
+    nested,
+    submitted,
+    with_column,
+    with_columns_of,
+)
+
+from ._salesforce_objects import DELETED, DOCUMENTS, KEY, LINKS, Described, bulk_can_read
+from ._salesforce_soql import fits_uri, ids_per_request, in_list, select, shares
+
+if TYPE_CHECKING:
+    from .salesforce import Salesforce
+
+WIDE_BULK_FROM_ROWS = 2_000
+"""An object that needs several requests for each few hundred rows is worth a job much earlier."""
+DOCUMENTS_AT_ONCE = 200
+LARGEST_PAGE = 50_000
+SMALLEST_PAGE = 1_000
+_CELL_BYTES = 24
+"""What a value takes on the average, generously: pages are asked for by rows, and meant by bytes."""
+_ATTRIBUTES = "attributes"
+"""In every record of an answer: its type and address."""
+_LINKED_BY = "ContentDocumentId"
+QUERY_RULES = (Rule(action=Action.RETRY, status=frozenset({200}), not_json=True),)
+_NO_JOB = Rule(
+    action=Action.IGNORE, status=frozenset({400, 403, 404}),
+    body_matches="INVALIDENTITY|FEATURENOTENABLED|not supported by the Bulk API|compound data not supported|INVALID_ENTITY",
+)  # fmt: skip
+
+
+def job_api(data: str) -> JobApi:
+    """Bulk API 2.0 queries of one version: a job must be made, watched and read with the same one."""
+    own = f"{data}/jobs/query/{{job}}"
+    return JobApi(
+        look=Call(url=own),
+        done=frozenset({"JobComplete"}),
+        failed=frozenset({"Failed", "Aborted"}),
+        error_at="errorMessage",
+        cancel=Call(url=own, method="PATCH", body={"state": "Aborted"}),
+        remove=Call(url=own, method="DELETE"),
+        refused=(_NO_JOB,),
+    )
+
+
+@dataclass(slots=True)
+class ObjectReader:
+    """Reads ``found`` through ``http``; used once."""
+
+    connector: "Salesforce"
+    http: Http
+    found: Described
+
+    def read(self, request: ReadRequest) -> Iterator[Batch]:
+        """Batches as `Connector.read` promises them."""
+        settled = self._settled(request)
+        wanted = [c for c in settled.columns or () if c in self.found.fields]
+        rest = self._by_rest(settled, wanted)
+        if self.connector.config.api_type != "rest" and self._bulk_can(wanted):
+            is_bulk = self.connector.config.api_type == "bulk" or self._is_much(rest, settled)
+            if is_bulk and (yield from self._by_bulk(settled, wanted, rest.limits(settled))):
+                return
+        yield from self._trimmed(rest.read(self._keyed(settled)), settled)
+
+    # -- what is asked for ---------------------------------------------------------------------------------------------
+
+    def _settled(self, request: ReadRequest) -> ReadRequest:
+        """``request`` about the object as it is now. Raises ConfigError when its key or cursor is no more."""
+        fields, known = self.found.fields, request.stream.schema
+        cursor = request.cursor_field or (next(iter(self.found.cursors), None) if request.window else None)
+        for name in (KEY, *((cursor,) if cursor else ())):
+            if name not in fields or (name == cursor and not fields[name].filterable):
+                raise ConfigError(
+                    f"The field {name!r} of {self.found.name} is gone, or cannot be filtered on any more.",
+                    fix="Discover again and choose another cursor.",
+                )
+        asked = request.columns if request.columns is not None else tuple(known.names if known is not None else fields)
+        new = [n for n in fields if known is not None and n not in known.names]
+        types = {f.name: f for f in (known if known is not None else ())}
+        schema = pa.schema([types.get(n) or f.column for n, f in fields.items()] + [pa.field(_ATTRIBUTES, pa.string())])
+        return replace(
+            request, stream=request.stream.with_schema(schema), cursor_field=cursor,
+            columns=tuple(dict.fromkeys([*(n for n in asked if n in fields), *new])),
+        )  # fmt: skip
+
+    def _cursor(self, request: ReadRequest, *, ordered: bool) -> Cursor | None:
+        if request.cursor_field is None:
+            return None
+        config = self.connector.config
+        return Cursor(
+            field=request.cursor_field, order="asc" if ordered else "none", initial=config.start_date,
+            lookback_seconds=config.lookback_seconds,
+        )  # fmt: skip
+
+    @staticmethod
+    def _keyed(request: ReadRequest, more: Sequence[str] = ()) -> ReadRequest:
+        """``request`` with the columns that putting rows together takes."""
+        return replace(request, columns=tuple(dict.fromkeys([*(request.columns or ()), KEY, *more])))
+
+    @staticmethod
+    def _trimmed(batches: Iterator[Batch], request: ReadRequest) -> Iterator[Batch]:
+        """``batches`` without the columns that only `_keyed` asked for."""
+        for batch in batches:
+            names = [n for n in batch.data.schema.names if n in (request.columns or ())]
+            yield batch if names == batch.data.schema.names else replace(batch, data=batch.data.select(names))
+
+    # -- by REST -------------------------------------------------------------------------------------------------------
+
+    def _by_rest(self, request: ReadRequest, wanted: Sequence[str]) -> StreamReader:
+        name, cursor = self.found.name, request.cursor_field
+        needed = list(dict.fromkeys([KEY, *((cursor,) if cursor else ()), *([DELETED] if DELETED in wanted else [])]))
+        first, *others = self._shares(wanted, needed)
+        by = _LINKED_BY if name == LINKS else None
+        url = f"{self.connector.data}/{self._verb(wanted)}"
+
+        def ask(limits: tuple[Any, Any]) -> Call:
+            soql = select(name, first, cursor=cursor, start=limits[0], end=limits[1], by=by, ordered=name != LINKS)
+            return Call(url=url, params=(("q", soql),))
+
+        parent = Parent(stream=DOCUMENTS, field=KEY, together=DOCUMENTS_AT_ONCE, asked_by=_about) if by else None
+        endpoint = Endpoint(
+            name=name, path=url, ask=ask, parent=parent, cursor=self._cursor(request, ordered=True), rules=QUERY_RULES,
+            complete=OtherShares(self.http, url, name, others, request.stream.schema) if others else None,
+        )  # fmt: skip
+        return StreamReader(self.connector, self.http, endpoint)
+
+    def _shares(self, wanted: Sequence[str], needed: Sequence[str]) -> list[list[str]]:
+        fields = list(dict.fromkeys([*needed, *wanted]))
+        # a filter and an order come on top
+        return (
+            [fields]
+            if fits_uri(select(self.found.name, fields) + " " * 200)
+            else shares(self.found.name, fields, needed)
+        )
+
+    def _verb(self, wanted: Sequence[str]) -> str:
+        # without the mark, rows from the recycle bin would pass for living ones
+        return "queryAll" if DELETED in wanted else "query"
+
+    # -- by a bulk job -------------------------------------------------------------------------------------------------
+
+    def _bulk_can(self, wanted: Sequence[str]) -> bool:
+        fields = [self.found.fields[n] for n in wanted]
+        return bulk_can_read(self.found.name) and all(
+            f.type != "base64" and (not f.is_compound or bool(self.found.parts_of(f.name))) for f in fields
+        )
+
+    def _is_much(self, rest: StreamReader, request: ReadRequest) -> bool:
+        """Whether there are so many rows that a job is quicker, going by the first page of a REST query, which says how many there are."""
+        page = rest.peek(self._keyed(request))
+        rows = page.at("totalSize") if page is not None else 0
+        most = self.connector.config.bulk_from_rows
+        return isinstance(rows, int) and rows >= (min(most, WIDE_BULK_FROM_ROWS) if rest.endpoint.complete else most)
+
+    def _by_bulk(self, request: ReadRequest, wanted: Sequence[str], limits: Limits) -> Generator[Batch, None, bool]:
+        """Batches from a bulk job; False when there can be none, and nothing was read."""
+        made = Compounds({n: self.found.parts_of(n) for n in wanted if self.found.fields[n].is_compound})
+        asked = self._keyed(request, made.parts)
+        fields = list(dict.fromkeys([KEY, *(n for n in wanted if n not in made.of), *made.parts]))
+        if request.cursor_field and request.cursor_field not in fields:
+            fields.append(request.cursor_field)
+        soql = select(self.found.name, fields, cursor=request.cursor_field, start=limits[0], end=limits[1])
+        order = {"operation": self._verb(wanted), "query": soql, "contentType": "CSV", "columnDelimiter": "COMMA", "lineEnding": "LF"}  # fmt: skip
+        call = Call(url=f"{self.connector.data}/jobs/query", method="POST", body=order)
+        with submitted(self.http, self.connector.runtime, job_api(self.connector.data), call) as job:
+            if job is not None:
+                for _ in job.wait():
+                    yield self._nothing(request)
+            if job is None or job.is_failed:
+                self.connector.runtime.log.warning(
+                    "%s cannot be read by a bulk job; it is read by REST.", self.found.name
+                )
+                return False
+            results = self._results(job, request, fields, made)
+            started = _moment(job.answer.get("createdDate"))
+            reader = StreamReader(self.connector, self.http, results, started=started)
+            for batch in self._trimmed(reader.read(asked), request):
+                if batch.checkpoint is not None:
+                    made.check(job)
+                yield batch
+            made.check(job)
+        return True
+
+    def _results(self, job: Job, request: ReadRequest, fields: Sequence[str], made: "Compounds") -> Endpoint:
+        rows = request.batch_bytes // (_CELL_BYTES * len(fields))
+        return Endpoint(
+            name=self.found.name, path=f"{self.connector.data}/jobs/query/{job.id}/results", csv=True, headers={"Accept": "text/csv"},
+            params=(("maxRecords", str(max(SMALLEST_PAGE, min(rows, LARGEST_PAGE)))),),
+            pagination=NextCursor(param="locator", header="Sforce-Locator", end="null"),
+            cursor=self._cursor(request, ordered=False), complete=made,
+        )  # fmt: skip
+
+    @staticmethod
+    def _nothing(request: ReadRequest) -> Batch:
+        """A batch without rows: whoever waits for a job is asked whether to go on."""
+        schema = request.stream.schema
+        kept = pa.schema([schema.field(n) for n in request.columns or ()]) if schema is not None else pa.schema([])
+        return Batch(pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in kept], schema=kept))
+
+
+@dataclass(slots=True)
+class OtherShares:
+    """Fetches the fields of rows that their first request had no room for."""
+
+    http: Http
+    url: str
+    name: str
+    shares: Sequence[Sequence[str]]
+    schema: pa.Schema | None
+    parsers: list[JsonParser] = field(default_factory=list[JsonParser])
+
+    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        ids = batch.column(KEY).to_pylist()
+        for i, share in enumerate(self.shares):
+            per = ids_per_request(self.name, [KEY, *share])
+            pages = [page for at in range(0, len(ids), per) for page in self._pages(share, ids[at : at + per])]
+            if pages:
+                batch = with_columns_of(batch, self._parser(i).parse(pages), KEY, share)
+        return batch
+
+    def _pages(self, share: Sequence[str], ids: Sequence[str]) -> Iterator[bytes]:
+        soql = select(self.name, [KEY, *share], by=KEY, ids=ids)
+        call: Call | None = Call(url=self.url, params=(("q", soql),))
+        while call is not None:
+            answer = self.http.fetch(call, QUERY_RULES)
+            yield answer.content
+            more = Document(answer.content, where=f"Salesforce, stream {self.name}").at("nextRecordsUrl")
+            call = Call(url=str(answer.url.join(more))) if isinstance(more, str) and more else None
+
+    def _parser(self, i: int) -> JsonParser:
+        if i == len(self.parsers):
+            where = f"Salesforce, stream {self.name}"
+            self.parsers.append(JsonParser(self.schema, "records", columns=[KEY, *self.shares[i]], where=where))
+        return self.parsers[i]
+
+
+@dataclass(slots=True)
+class Compounds:
+    """Makes compound fields of their parts, as REST would have given them, and counts the rows."""
+
+    of: dict[str, dict[str, str]]
+    rows: int = 0
+
+    @property
+    def parts(self) -> list[str]:
+        """The fields that are needed."""
+        return list(dict.fromkeys(name for parts in self.of.values() for name in parts.values()))
+
+    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        self.rows += batch.num_rows
+        for name, parts in self.of.items():
+            batch = with_column(batch, name, nested({key: batch.column(part) for key, part in parts.items()}))
+        return batch
+
+    def check(self, job: Job) -> None:
+        """Raises TransientError when rows of the job have not arrived."""
+        promised = job.answer.get("numberRecordsProcessed")
+        if isinstance(promised, int) and self.rows < promised:
+            raise TransientError(
+                f"Of {promised} rows of a Salesforce bulk job {self.rows} arrived.",
+                fix="The stream is read again later.",
+            )
+
+
+def _about(call: Call, documents: Sequence[str]) -> Call:
+    soql = dict(call.params)["q"].replace(f"{_LINKED_BY} IN ()", in_list(_LINKED_BY, documents))
+    return replace(call, params=(("q", soql),))
+
+
+def _moment(text: Any) -> datetime | None:
+    with suppress(ValueError, TypeError):
+        return datetime.fromisoformat(text)
+    return None
