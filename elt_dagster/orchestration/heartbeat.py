@@ -2,8 +2,13 @@
 
 A thread writes it, so that a long statement or a slow source is no silence. A process that stands still writes nothing; and a step whose
 work has not moved for the sync's ``stall_timeout_seconds`` is no longer vouched for. What is silent is ended by `silence`.
+
+The same thread looks whether the run is to be cancelled. Dagster says so with an interrupt, which can be lost where code that is not ours
+swallows it; a step that works on although its run has been canceling for a while is interrupted once more.
 """
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +19,8 @@ import dagster as dg
 from elt_dagster.model import Execution
 
 HEARTBEAT_SECONDS = 30.0
+LOOK_SECONDS = 10.0
+"""How often a step looks whether its run is to be cancelled; a cancel is to be seen within 30 s."""
 BEATS_PER_TIMEOUT = 4
 """A limit shorter than two minutes makes the heart beat faster: one lost line ends no run."""
 
@@ -46,6 +53,25 @@ class Pulse:
             self._write(f"{self._stream}: has not moved for {still:,.0f} s, and will be ended as hanging.")
 
 
+class Ear:
+    """Of one step: interrupts it when its run is canceling in two looks in a row, once. The first look leaves Dagster's own interrupt its time."""
+
+    def __init__(self, is_canceling: Callable[[], bool], interrupt: Callable[[], object]) -> None:
+        self._is_canceling, self._interrupt = is_canceling, interrupt
+        self._heard = self._done = False
+
+    def look(self) -> None:
+        """Look once."""
+        if self._done or not self._is_canceling():
+            return
+        if self._heard:
+            self._done = True
+            self._interrupt()
+        self._heard = True
+
+
+_interrupted: set[str] = set()
+"""Runs that this process interrupted itself: several steps in threads have one main thread to interrupt."""
 _pulses: dict[tuple[str, str], Pulse] = {}
 
 
@@ -61,6 +87,9 @@ def heartbeat(
     seconds = min(HEARTBEAT_SECONDS, execution.heartbeat_timeout_seconds / BEATS_PER_TIMEOUT)
     beats = threading.Thread(target=_beat_until, args=(pulse, stop, seconds), name="elt-heartbeat", daemon=True)
     beats.start()
+    ear = Ear(lambda: _is_canceling(context.instance, context.run.run_id), lambda: _interrupt_once(context.run.run_id))
+    looks = threading.Thread(target=_listen_until, args=(ear, stop), name="elt-cancel", daemon=True)
+    looks.start()
     try:
         yield
     finally:
@@ -86,4 +115,23 @@ def _beat_until(pulse: Pulse, stop: threading.Event, seconds: float) -> None:
         try:
             pulse.beat()
         except Exception:  # noqa: S112 - an event log that is busy is written to at the next beat; the load does not depend on it
+            continue
+
+
+def _is_canceling(instance: dg.DagsterInstance, run_id: str) -> bool:
+    run = instance.get_run_by_id(run_id)
+    return run is not None and run.status is dg.DagsterRunStatus.CANCELING
+
+
+def _interrupt_once(run_id: str) -> None:
+    if run_id not in _interrupted:
+        _interrupted.add(run_id)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def _listen_until(ear: Ear, stop: threading.Event) -> None:
+    while not stop.wait(LOOK_SECONDS):
+        try:
+            ear.look()
+        except Exception:  # noqa: S112 - a run storage that is busy is asked at the next look
             continue
