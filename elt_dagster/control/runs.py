@@ -110,6 +110,18 @@ class StreamRun:
         """Where the next one will."""
         return self.metrics.get("cursor_after")
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What it loaded, as plain data."""
+        return {
+            "rows": self.rows,
+            "bytes": self.bytes,
+            "seconds": self.seconds,
+            "cursor_before": self.cursor_before,
+            "cursor_after": self.cursor_after,
+            "schema_changes": self.metrics.get("schema_changes"),
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
@@ -148,6 +160,33 @@ class RunView:
     """The reason code of a run that was ended because it was silent or took too long."""
     heartbeat_at: datetime | None = None
     """Its newest sign of life, while it runs and where it failed."""
+    sync_id: str = ""
+    """The id of its sync, which a slug may outlive; empty for a run that was started on assets of several syncs."""
+    updated_at: datetime | None = None
+    executor_id: str | None = None
+    """What runs it, as far as Dagster knows."""
+    cancel_requested_at: datetime | None = None
+    cancel_requested_by: str = ""
+    execution_mode: str | None = None
+    """As the run itself says; None where only its sync can tell."""
+    execution_backend: str | None = None
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What it loaded: rows_loaded, bytes_loaded, streams_total, streams_succeeded, streams_failed, and under ``streams`` the rows, bytes,
+        seconds, cursor_before, cursor_after and schema_changes of each."""
+
+        def count(status: RunStatus) -> int:
+            return sum(s.status is status for s in self.streams)
+
+        return {
+            "rows_loaded": sum(s.rows or 0 for s in self.streams),
+            "bytes_loaded": sum(s.bytes or 0 for s in self.streams),
+            "streams_total": len(self.streams),
+            "streams_succeeded": count(RunStatus.COMPLETED),
+            "streams_failed": count(RunStatus.FAILED),
+            "streams": {s.stream: s.summary for s in self.streams},
+        }
 
     @property
     def result_class(self) -> ResultClass | None:
@@ -186,6 +225,24 @@ class RunView:
     def failures(self) -> tuple[StreamRun, ...]:
         """The streams that failed."""
         return tuple(s for s in self.streams if s.status is RunStatus.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    """Some runs, newest first, and how many there are in all."""
+
+    items: tuple[RunView, ...]
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatestRuns:
+    """What a list of syncs shows of the runs of one."""
+
+    newest: RunView | None = None
+    last_success_at: datetime | None = None
+    active: RunView | None = None
+    """One that has not ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,8 +290,12 @@ class Runs(Protocol):
         window: Window | None = None,
         triggered_by: TriggeredBy = TriggeredBy.MANUAL,
         trigger_ref: str = "",
+        sync_id: str = "",
     ) -> str:
         """Start a run of ``sync`` (its slug), of some ``streams`` only when given, and return its id.
+
+        With a ``sync_id`` the job has to be that very sync's, for two workspaces may have the same slug. A sync that was written a moment ago
+        is waited for; raises TransientError when Dagster has not loaded it then.
 
         A full refresh may also begin the history tables anew. With a ``window`` only its rows are read: of a sync that is cut into windows those
         that begin in it, all in this one run; without one such a sync loads the newest. Raises ConfigError where there is no such window.
@@ -278,11 +339,46 @@ class Runs(Protocol):
         """The latest runs, newest first, without their streams."""
         ...
 
+    def page(
+        self,
+        sync_ids: Sequence[str],
+        *,
+        limit: int,
+        offset: int = 0,
+        before: str | None = None,
+        streams: bool = False,
+    ) -> RunPage:
+        """Runs of these syncs, by their ids, newest first, ``before`` a run or after so many; with their ``streams`` if asked.
+
+        The page decides what it costs, not the number of runs. Raises NotFoundError when there is no run ``before``.
+        """
+        ...
+
+    def latest(self, sync_ids: Sequence[str]) -> Mapping[str, LatestRuns]:
+        """What a list shows of the runs of each sync, a few queries for all; a sync that never ran has an entry as well."""
+        ...
+
+    def active(self, sync_id: str, stream: str | None = None) -> str | None:
+        """A run of the sync that has not ended, and that takes part in loading ``stream`` when given."""
+        ...
+
+    def stream_page(
+        self,
+        sync_id: str,
+        stream: str,
+        *,
+        limit: int,
+        after: str | None = None,
+        ascending: bool = False,
+    ) -> Sequence[tuple[RunView, StreamRun]]:
+        """The runs that load or loaded ``stream``, in the asked order, those that come ``after`` a run in it. Raises NotFoundError."""
+        ...
+
     def events(self, run_id: str, *, after: str | None = None) -> RunEvents:
         """What happened since ``after``, without waiting."""
         ...
 
-    def cancel(self, run_id: str, reason: str = "") -> None:
+    def cancel(self, run_id: str, reason: str = "", *, requested_by: str = "") -> None:
         """Ask a run to stop; what it committed stays. A run that has ended is left alone."""
         ...
 
