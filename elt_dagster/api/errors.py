@@ -79,8 +79,19 @@ def _code(error: EltError, status: int) -> str:
 def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - installed for these only
     # the input and pydantic's context are left out: they may hold a secret
-    found = [{"loc": list(e["loc"]), "msg": e["msg"], "type": e["type"]} for e in error.errors()]
+    found = [_told(e) for e in error.errors()]
     return _invalid(request, found)
+
+
+def _told(error: Mapping[str, Any]) -> dict[str, Any]:
+    if error["type"] == "json_invalid":
+        # what the parser says, which repeats nothing, and not the character's number as if it were a field
+        return {
+            "loc": ["body"],
+            "msg": f"This is no JSON that can be used: {error['ctx']['error']}",
+            "type": "json_invalid",
+        }
+    return {"loc": list(error["loc"]), "msg": error["msg"], "type": error["type"]}
 
 
 def _http_error(request: Request, error: Exception) -> JSONResponse:

@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
 from elt_dagster.api.auth import authenticate
-from elt_dagster.api.errors import status_of
+from elt_dagster.api.errors import SYNCS, status_of
 from elt_dagster.api.requests import CheckedRequest, check_address
 from elt_dagster.api.services import Caller
 from elt_dagster.errors import ConfigError, EltError
@@ -49,15 +49,17 @@ async def _written(request: Request, caller: Caller, inner: Handler) -> Response
         response = await _once(request, caller, inner)
         status = response.status_code
     except Exception as error:
-        status = _status(error)
+        status = _status(request, error)
         raise
     finally:
         caller.services.access.audit(caller.principal, request.method, request.url.path, status)
     return response
 
 
-def _status(error: Exception) -> int:
-    return status_of(error) if isinstance(error, EltError) else int(getattr(error, "status_code", 0)) or 422
+def _status(request: Request, error: Exception) -> int:
+    """What `errors` is about to answer."""
+    found = status_of(error) if isinstance(error, EltError) else int(getattr(error, "status_code", 0)) or 422
+    return 400 if found == 422 and not request.url.path.startswith(SYNCS) else found
 
 
 async def _once(request: Request, caller: Caller, inner: Handler) -> Response:
