@@ -9,6 +9,8 @@ from elt_dagster.testing._destination_loads import LoadTests
 from tests import servers
 
 EVERYTHING = "ELT_DAGSTER_TEST_ALL"
+LONG = ("test_history_keeps_the_last_twenty_newest_first", "test_a_large_load_arrives_whole")
+"""Tests of loads that take many of them, or a large one."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -22,7 +24,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_about_loads(item: pytest.Item) -> bool:
-    return getattr(item, "originalname", item.name) in vars(LoadTests)
+    name = getattr(item, "originalname", item.name)
+    return name in vars(LoadTests) and name not in LONG
 
 
 @pytest.fixture(scope="session")

@@ -231,6 +231,7 @@ def test_values_come_back_from_other_warehouses(elsewhere: dict[str, Any]) -> No
 # --- at least once, and never half
 
 
+@pytest.mark.again("several loads of two seconds each")
 def test_what_is_repeated_after_a_kill_is_there_once_where_that_is_promised(tmp_path: Path) -> None:
     config = settings(tmp_path)
     bench = bench_of(config)
@@ -311,6 +312,7 @@ def test_a_load_that_fails_in_the_warehouse_leaves_rows_and_state(tmp_path: Path
     assert refused.value.__cause__ is None
 
 
+@pytest.mark.again("several loads of two seconds each")
 def test_dlts_own_tables_do_not_grow_with_every_load(tmp_path: Path) -> None:
     bench = bench_of(settings(tmp_path))
     for number in range(3):

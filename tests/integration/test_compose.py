@@ -27,7 +27,10 @@ from tests.integration.test_live_syncs import free_port
 from tests.prefect_server import started
 from tests.servers import database
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.again("the commands of compose.yaml, each of which other tests run as well"),
+]
 PATIENCE_SECONDS = 120.0
 PROGRAMS = Path(sys.executable).parent
 

@@ -79,6 +79,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Fresh:
 
 
 @pytest.mark.slow
+@pytest.mark.again("a project made by create-dagster; test_dagster_commands has one made by hand")
 def test_both_components_are_listed(fresh: Fresh) -> None:
     said = fresh.say("dg", "list", "components")
     assert "elt_dagster.SyncComponent" in said
@@ -86,6 +87,7 @@ def test_both_components_are_listed(fresh: Fresh) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.again("a project made by create-dagster; test_dagster_commands has one made by hand")
 def test_what_was_scaffolded_passes_every_check_and_is_loaded(fresh: Fresh) -> None:
     assert "All component YAML validated successfully" in fresh.say("dg", "check", "yaml")
     said = fresh.say("dg", "launch", "--assets", "raw_shop/orders,lake/raw_ours/orders")
@@ -110,6 +112,7 @@ socket.socket.connect = refuse
 
 
 @pytest.mark.slow
+@pytest.mark.again("a project made by create-dagster; test_dagster_commands has one made by hand")
 def test_definitions_are_listed_without_a_network(fresh: Fresh) -> None:
     asked, trap = fresh.root / "asked.txt", fresh.root / "src" / "sitecustomize.py"
     trap.write_text(TRAP.format(str(asked)))

@@ -258,6 +258,7 @@ def test_a_killed_daemon_doubles_nothing_and_a_queued_run_outlives_its_sync(
     assert project.rows("SELECT count(*) FROM doomed.orders") == [(3,)]
 
 
+@pytest.mark.again("the daemon is killed in other tests as well")
 def test_a_daemon_killed_again_and_again_starts_each_first_run_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,7 @@ def test_steps_are_tried_again_for_what_time_may_mend_and_for_nothing_else(deplo
     assert (orders.cursor_before, orders.cursor_after) == (None, "2026-01-01T00:00:03+00:00")
 
 
+@pytest.mark.again("half a minute of a queue; what a run loads of an earlier version is tested without one")
 def test_runs_in_the_queue_outlive_that_their_sync_is_paused_archived_or_deleted(
     deployment: Deployment, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from tests.databricks_standin.engine import parts_of
 
 APPEND, MERGE, REPLACE = LoadMode.APPEND, LoadMode.MERGE, LoadMode.REPLACE
 KEYED: dict[str, Any] = {"primary_key": ("id",), "cursor_field": "at"}
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.again("two other parsers read what the stand-in has run already")]
 UNKNOWN_TO_SPARK = re.compile(r"CREATE VOLUME")
 """What Databricks has and Spark has not, beside the frame of a transaction."""
 
