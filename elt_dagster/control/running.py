@@ -13,6 +13,10 @@ SHOWN = frozenset({SyncStatus.ACTIVE, SyncStatus.PAUSED, SyncStatus.ERROR})
 """Only these have assets and a job in Dagster."""
 
 
+class NotRunnableError(ConflictError):
+    """The sync is a draft or archived, so that Dagster does not know it."""
+
+
 @dataclass(frozen=True)
 class Running:
     """Runs of the syncs of one workspace; those of another are not found. Methods raise EltError and nothing else on purpose."""
@@ -35,16 +39,19 @@ class Running:
         """
         sync = self._sync(sync_id)
         self._refuse(sync, run_mode, streams)
-        one = streams[0] if streams is not None and len(streams) == 1 else None
-        active = self.runs.active(sync.id, one)
-        if active is not None:
-            what = f"stream {one!r}" if one is not None else f"sync {sync.slug!r}"
-            raise ConflictError(
-                f"The {what} is being loaded by run {active}.", fix="Wait for it, or cancel it.", with_id=active
-            )
+        self.refuse_second(sync, streams[0] if streams is not None and len(streams) == 1 else None)
         return self.runs.launch(
             sync.slug, streams=streams, run_mode=run_mode, triggered_by=TriggeredBy.API, trigger_ref=by, sync_id=sync.id
         )
+
+    def refuse_second(self, sync: StoredSync, stream: str | None = None) -> None:
+        """Raise ConflictError, with the run's id, while a run loads the sync, or one stream of it."""
+        active = self.runs.active(sync.id, stream)
+        if active is not None:
+            what = f"stream {stream!r}" if stream is not None else f"sync {sync.slug!r}"
+            raise ConflictError(
+                f"The {what} is being loaded by run {active}.", fix="Wait for it, or cancel it.", with_id=active
+            )
 
     def get(self, run_id: str) -> tuple[RunView, StoredSync]:
         """A run with its streams, and its sync. Raises NotFoundError, also for the run of another workspace or of a sync that is gone."""
@@ -83,13 +90,7 @@ class Running:
             raise ConflictError(
                 f"Run {run_id} has not ended; it is {view.status.value}.", fix="Cancel it first.", with_id=run_id
             )
-        active = self.runs.active(sync.id)
-        if active is not None:
-            raise ConflictError(
-                f"The sync {sync.slug!r} is being loaded by run {active}.",
-                fix="Wait for it, or cancel it.",
-                with_id=active,
-            )
+        self.refuse_second(sync)
         if run_mode is RunMode.FULL_REFRESH:
             self._refuse(sync, run_mode, [s.stream for s in view.streams] or None)
         return self.runs.retry(run_id, run_mode=run_mode, trigger_ref=by)
@@ -100,7 +101,7 @@ class Running:
     def _refuse(self, sync: StoredSync, run_mode: RunMode, streams: Sequence[str] | None) -> None:
         spec = sync.spec
         if spec.status not in SHOWN:
-            raise ConflictError(
+            raise NotRunnableError(
                 f"The sync {spec.slug!r} is {spec.status.value} and cannot run.",
                 fix="Activate it first.",
                 with_id=sync.id,

@@ -59,6 +59,21 @@ class Syncs:
         """One sync. Raises NotFoundError; ConfigError when its row is broken."""
         return self.workspace.store.sync_by_id(sync_id, workspace=self.workspace.name)
 
+    def find(self, sync_id: str) -> AnySync:
+        """One sync, broken or not. Raises NotFoundError."""
+        with self.workspace.store.reading(self.workspace.name) as reader:
+            return reader.any_sync_by_id(sync_id)
+
+    def streams_page(
+        self, wanted: SyncFilter, place: Place, *, sync_id: str | None = None
+    ) -> list[tuple[str, StoredSync]]:
+        """One page of the bindings of all syncs, or of one: their ids and their syncs; without those of broken syncs. Raises NotFoundError."""
+        with self.workspace.store.reading(self.workspace.name) as reader:
+            if sync_id is not None:
+                reader.any_sync_by_id(sync_id)
+            found = reader.binding_page(wanted, place, sync_id=sync_id)
+        return [(binding, sync) for binding, sync in found if isinstance(sync, StoredSync)]
+
     def of_stream(self, binding_id: str) -> tuple[StoredSync, str]:
         """The sync that has a binding, and the binding's stream. Raises NotFoundError."""
         with self.workspace.store.reading(self.workspace.name) as reader:
@@ -145,10 +160,22 @@ class Syncs:
 
     # --- streams ---------------------------------------------------------------------------------------------------------------
 
-    def put_streams(self, sync_id: str, streams: Sequence[Mapping[str, Any]], *, by: str = "") -> StoredSync:
-        """Add streams, or change those that are there: fields that a stream does not name stay. Each is plain data with a ``name``."""
+    def put_streams(
+        self,
+        sync_id: str,
+        streams: Sequence[Mapping[str, Any]],
+        *,
+        envelope: Mapping[str, Any] | None = None,
+        by: str = "",
+    ) -> StoredSync:
+        """Add streams, or change those that are there: fields that a stream does not name stay, None takes one away. Each is plain data with a
+        ``name``; what ``envelope`` names is kept as well."""
+        beside = dict(envelope or {})
 
         def change(data: dict[str, Any], envelope: dict[str, Any]) -> None:
+            both = {**envelope, **beside}
+            envelope.clear()
+            envelope.update({key: value for key, value in both.items() if value is not None})
             known = {s["name"]: s for s in data.get("streams", ())}
             for wanted in streams:
                 merged = {**known.get(wanted["name"], {}), **wanted}
@@ -158,11 +185,13 @@ class Syncs:
         return self.update(sync_id, change, by=by)
 
     def remove_stream(self, binding_id: str, *, by: str = "") -> StoredSync:
-        """Take a stream out of its sync; its table stays. Raises NotFoundError."""
+        """Take a stream out of its sync; its table stays. With its last stream a sync is a draft again. Raises NotFoundError."""
         sync, name = self.of_stream(binding_id)
 
         def change(data: dict[str, Any], envelope: dict[str, Any]) -> None:
             data["streams"] = [s for s in data.get("streams", ()) if s["name"] != name]
+            if not data["streams"]:
+                data["status"] = SyncStatus.DRAFT.value
 
         return self.update(sync.id, change, by=by, verify=False)
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from elt_dagster.control.live_settings import complaints
 from elt_dagster.control.problems import Path, Problem, parse, path_text
 from elt_dagster.control.secrets import references, secret_fields, with_stand_ins
 from elt_dagster.destinations.base import Destination
@@ -208,23 +209,9 @@ def check_settings(sync: SyncSpec, path: Path, kind: type[Connector[Any]]) -> li
 
 def check_live_settings(sync: SyncSpec, path: Path, connector: Connector[Any]) -> list[Problem]:
     """Whether the sync's own settings fit the connector's schema with what the source offers at this moment."""
-    from jsonschema import Draft202012Validator, SchemaError
-
     schema = connector.settings_schema(sync.settings)
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError:
-        raise ContractError(f"The settings schema of connector {connector.name!r} is no JSON Schema.") from None
-    problems: list[Problem] = []
-    for error in Draft202012Validator(schema).iter_errors(sync.settings):
-        where = (*path, "settings", *error.absolute_path)
-        if error.validator == "enum":
-            allowed = ", ".join(map(str, error.validator_value))
-            text = f"found {error.instance!r}; allowed: {allowed}. {nearest(str(error.instance), [str(v) for v in error.validator_value])}"
-        else:
-            text = f"{error.message}."
-        problems.append(Problem(where, f"sync {sync.slug!r}: {text}"))
-    return problems
+    found = complaints(sync.settings, schema, connector=connector.name)
+    return [Problem((*path, "settings", *inner), f"sync {sync.slug!r}: {text}") for inner, text in found]
 
 
 def check_streams(sync: SyncSpec, path: Path, catalog: Catalog) -> tuple[dict[str, Stream], list[Problem]]:

@@ -5,7 +5,7 @@ transaction: rows and state row). Nothing is visible before `commit`; an `abort`
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from types import TracebackType
@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import pyarrow as pa
 
+from elt_dagster.errors import ConfigError
 from elt_dagster.model import Checkpoint, CheckResult, DeleteMode, LoadMode, SchemaDrift
 from elt_dagster.model.run import SchemaChange
 from elt_dagster.sdk.connector import Config, Runtime, parse_config
@@ -199,6 +200,16 @@ class Destination(ABC, Generic[C]):
         A load that is under way cannot commit afterwards. Raises DestinationError, and changes nothing, when a binding has no state, or one of
         another load than `StateMove.after_load` or with a higher fence.
         """
+
+    def drop(self, schema: str, binding_ids: Collection[str]) -> tuple[TableRef, ...]:
+        """Remove all that these bindings have loaded: their tables with history and rejected rows, and their states. Returns the tables that were there.
+
+        Only what a state says is theirs goes, so that nobody else's table can; a load that is under way cannot commit afterwards. Calling it again does
+        nothing. In one transaction where the warehouse has such for tables, else states go last. Raises ConfigError where it cannot be done.
+        """
+        raise ConfigError(
+            f"{self.title} cannot remove tables from here.", fix="Leave removeDataReferences out, and drop them there."
+        )
 
     @abstractmethod
     def columns(self, table: TableRef) -> pa.Schema | None:

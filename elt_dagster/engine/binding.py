@@ -32,13 +32,7 @@ class ResolvedBinding:
 def resolve_binding(binding: TableBinding, stream: Stream) -> ResolvedBinding:
     """``binding`` against ``stream``. Raises ConfigError (or NotFoundError for a column) that names the field, value and remedy."""
     excluded = set(binding.excluded_columns)
-    primary_key = binding.primary_key
-    if primary_key is None:
-        primary_key = () if excluded & set(stream.primary_key) else stream.primary_key
-    cursor = _cursor(binding, stream)
-    mode = binding.load_mode or _default_mode(binding, primary_key, cursor)
-    if mode is LoadMode.REPLACE and binding.cursor_field is None:
-        cursor = None
+    mode, primary_key, cursor = defaults(binding, stream)
     where = f"stream {stream.name!r}"
     for _, error in unknown_columns(binding, stream):
         raise error
@@ -65,6 +59,18 @@ def resolve_binding(binding: TableBinding, stream: Stream) -> ResolvedBinding:
         schema=schema,
         names=check_collisions(schema.names, what=where) if schema is not None else {},
     )
+
+
+def defaults(binding: TableBinding, stream: Stream) -> tuple[LoadMode, tuple[str, ...], str | None]:
+    """Load mode, primary key and cursor of ``binding`` with the source's own filled in; nothing is checked."""
+    primary_key = binding.primary_key
+    if primary_key is None:
+        primary_key = () if set(binding.excluded_columns) & set(stream.primary_key) else stream.primary_key
+    cursor = _cursor(binding, stream)
+    mode = binding.load_mode or _default_mode(binding, primary_key, cursor)
+    if mode is LoadMode.REPLACE and binding.cursor_field is None:
+        cursor = None
+    return mode, primary_key, cursor
 
 
 def _deleted_field(binding: TableBinding, stream: Stream, mode: LoadMode) -> str | None:

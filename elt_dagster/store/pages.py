@@ -51,7 +51,9 @@ class SyncFilter:
         return sa.and_(*parts)
 
 
-def page_of(conn: Connection, table: sa.Table, which: sa.ColumnElement[bool], at: Place) -> tuple[list[Row[Any]], int]:
+def page_of(
+    conn: Connection, table: sa.FromClause, which: sa.ColumnElement[bool], at: Place
+) -> tuple[list[Row[Any]], int]:
     """The rows of ``table`` on one page of those that ``which`` names, and how many it names.
 
     Raises NotFoundError when the row that the page comes after is not there.

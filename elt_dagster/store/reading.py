@@ -92,6 +92,31 @@ class Reader:
             parts[binding.sync_id].append(binding)
         return tuple(sync_from_rows(r, parts[r.id]) for r in rows), total
 
+    def binding_page(self, wanted: SyncFilter, at: Place, *, sync_id: str | None = None) -> list[tuple[str, AnySync]]:
+        """One page of the bindings of the syncs that ``wanted`` names, or of one of them: their ids, and whose they are.
+
+        Raises NotFoundError as `sync_page` does.
+        """
+        which = self._mine(syncs) & wanted.clause()
+        if sync_id is not None:
+            which &= syncs.c.id == sync_id
+        made = sa.func.coalesce(bindings.c.created_at, syncs.c.created_at, type_=syncs.c.created_at.type)
+        dated = (
+            sa.select(bindings.c.id, bindings.c.sync_id, made.label("created_at")).join(syncs).where(which).subquery()
+        )
+        rows, _ = page_of(self._conn, dated, sa.true(), at)
+        found = self._of_ids({row.sync_id for row in rows})
+        return [(row.id, found[row.sync_id]) for row in rows]
+
+    def _of_ids(self, ids: Collection[str]) -> dict[str, AnySync]:
+        parts: dict[str, list[Row[Any]]] = defaultdict(list)
+        for part in self._conn.execute(
+            sa.select(bindings).where(bindings.c.sync_id.in_(ids)).order_by(bindings.c.position)
+        ):
+            parts[part.sync_id].append(part)
+        rows = self._conn.execute(sa.select(syncs).where(syncs.c.id.in_(ids)))
+        return {row.id: sync_from_rows(row, parts[row.id]) for row in rows}
+
     def connection_page(self, at: Place) -> tuple[tuple[StoredConnection, ...], int]:
         """One page of the connections, and how many there are. Raises NotFoundError as `sync_page` does."""
         rows, total = page_of(self._conn, connections, self._mine(connections), at)

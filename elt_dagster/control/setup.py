@@ -1,0 +1,188 @@
+"""Setting up a sync step by step, as the Connect dialect does: a draft without streams, then its streams, then the start; and the way back.
+
+A draft is kept, but Dagster does not show it: it has nothing to load yet.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from elt_dagster.control.configured import open_warehouse
+from elt_dagster.control.connections import StoreConnections
+from elt_dagster.control.integrations import START_DATE, supports_start_date
+from elt_dagster.control.running import Running
+from elt_dagster.control.syncs import Syncs
+from elt_dagster.control.validate import find_kinds
+from elt_dagster.control.workspace import Workspace
+from elt_dagster.errors import ConfigError, ConflictError, NotFoundError, nearest
+from elt_dagster.model import Catalog, SyncStatus
+from elt_dagster.store import StoredConnection, StoredSync
+
+EXCLUDED = "excluded_substreams"
+"""In a sync's envelope: the child streams, by stream, that are not to be loaded."""
+ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What a sync begins with."""
+
+    source: StoredConnection
+    destination: StoredConnection
+    dataset: str
+    cron: str
+    settings: Mapping[str, Any]
+    start_date: date | None = None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Steps of one workspace. Methods raise EltError and nothing else on purpose; ids of other workspaces are not found."""
+
+    workspace: Workspace
+    running: Running
+
+    @property
+    def _syncs(self) -> Syncs:
+        return Syncs(self.workspace)
+
+    def draft(self, draft: Draft, *, by: str = "") -> StoredSync:
+        """A sync without streams that nothing starts. Its slug is made of the connection's label and the schema.
+
+        Raises as `Syncs.create` does, with the paths of `SyncSpec`; ConfigError for a start date where the connector knows none.
+        """
+        settings = dict(draft.settings)
+        if draft.start_date is not None:
+            self._check_start_date(draft.source)
+            settings[START_DATE] = draft.start_date.isoformat()
+        data: dict[str, Any] = {
+            "name": draft.source.label,
+            "connection": draft.source.spec.name,
+            "destination": draft.destination.spec.name,
+            "schema": draft.dataset,
+            "schedule": {"cron": draft.cron},
+            "status": SyncStatus.DRAFT.value,
+            "settings": settings,
+        }
+        for attempt in range(1, ATTEMPTS + 1):
+            slug = self._syncs.free_slug(f"{draft.source.label} {draft.dataset}")
+            try:
+                return self._syncs.create({"slug": slug, **data}, by=by)
+            except ConflictError:
+                # a draft has no tables, so it is the slug, which another one took in between
+                if attempt == ATTEMPTS:
+                    raise
+        raise AssertionError
+
+    def _check_start_date(self, source: StoredConnection) -> None:
+        kind = find_kinds(source.spec.connector).source
+        if not supports_start_date(kind):
+            error = ConfigError(
+                f"The connector {source.spec.connector!r} has no start date for a sync.", fix="Leave it out."
+            )
+            error.details = [((START_DATE,), str(error))]
+            raise error
+
+    def available(self, some_id: str) -> Catalog:
+        """What the source of a sync offers, or of a connection under no settings. Raises NotFoundError; what the source says as it says it."""
+        try:
+            return self._syncs.available(some_id)
+        except NotFoundError:
+            name = self._syncs.connection_name(some_id)
+        return self.workspace.discover(name)
+
+    def put_streams(
+        self,
+        sync_id: str,
+        streams: Sequence[Mapping[str, Any]],
+        excluded: Mapping[str, Sequence[str]],
+        *,
+        by: str = "",
+    ) -> StoredSync:
+        """Add or change streams as `Syncs.put_streams` does; ``excluded`` are child streams, by stream, that stay out.
+
+        Raises as it does, and ConfigError where a stream has no such child or the sync loads it.
+        """
+        sync = self._syncs.get(sync_id)
+        wanted = {**excluded_substreams(sync), **excluded}
+        loaded = {b.name for b in sync.spec.streams} | {s["name"] for s in streams}
+        if any(excluded.values()):
+            _check_excluded(excluded, self._syncs.available(sync_id))
+        _refuse_loaded(wanted, loaded)
+        kept = {name: list(children) for name, children in wanted.items() if children and name in loaded}
+        return self._syncs.put_streams(sync_id, streams, by=by, envelope={EXCLUDED: kept or None})
+
+    def set_enabled(self, sync_id: str, enabled: bool, *, by: str = "") -> StoredSync:
+        """Switch the schedule of a sync. Raises ConfigError for one without streams, which has nothing to load."""
+        sync = self._syncs.get(sync_id)
+        if not enabled and sync.spec.status is SyncStatus.DRAFT:
+            return sync
+        _refuse_empty(sync)
+        return self._syncs.set_status(sync_id, SyncStatus.ACTIVE if enabled else SyncStatus.PAUSED, by=by)
+
+    def start(self, sync_id: str, *, by: str = "") -> str:
+        """Activate a sync and run it at once; the run's id. Raises ConfigError for one without streams, ConflictError while a run is active."""
+        sync = self._syncs.get(sync_id)
+        _refuse_empty(sync)
+        self.running.refuse_second(sync)
+        if sync.spec.status is not SyncStatus.ACTIVE:
+            self._syncs.set_status(sync_id, SyncStatus.ACTIVE, by=by)
+        return self.running.trigger(sync_id, by=by)
+
+    def remove(self, sync_id: str, *, tables: bool = False) -> None:
+        """Remove a sync, and its ``tables`` in the warehouse if asked. Raises ConflictError while a run is loading them; whatever the warehouse says,
+        and then the sync is there still."""
+        if tables:
+            self._drop_tables(self._syncs.get(sync_id))
+        self._syncs.delete(sync_id)
+
+    def _drop_tables(self, sync: StoredSync) -> None:
+        self.running.refuse_second(sync)
+        connections = StoreConnections(self.workspace.store, self.workspace.name, self.workspace.environ)
+        warehouse = open_warehouse(connections, sync.spec.destination, self.workspace.runtime)
+        warehouse.drop(sync.spec.dataset, sorted(sync.binding_ids.values()))
+
+
+def excluded_substreams(sync: StoredSync) -> dict[str, list[str]]:
+    """The child streams that are kept out of a sync, by stream."""
+    return {name: list(children) for name, children in (sync.envelope.get(EXCLUDED) or {}).items()}
+
+
+def substreams(catalog: Catalog) -> dict[str, list[str]]:
+    """The child streams of each stream of ``catalog``: those that are read out of it."""
+    found: dict[str, list[str]] = {stream.name: [] for stream in catalog}
+    for stream in catalog:
+        for parent in stream.depends_on:
+            found.setdefault(parent, []).append(stream.name)
+    return found
+
+
+def _check_excluded(excluded: Mapping[str, Sequence[str]], catalog: Catalog) -> None:
+    known = substreams(catalog)
+    for name, children in excluded.items():
+        for child in children:
+            if child not in known.get(name, []):
+                raise _misfit(
+                    name, f"stream {name!r} has no substream {child!r}.", fix=nearest(child, known.get(name, []))
+                )
+
+
+def _refuse_loaded(excluded: Mapping[str, Sequence[str]], loaded: Collection[str]) -> None:
+    for name, children in excluded.items():
+        for child in children:
+            if name in loaded and child in loaded:
+                raise _misfit(
+                    name, f"{child!r} is excluded from stream {name!r}, and loaded.", fix="Choose one of the two."
+                )
+
+
+def _misfit(stream: str, what: str, *, fix: str) -> ConfigError:
+    error = ConfigError(what, fix=fix)
+    error.details = [((EXCLUDED, stream), str(error))]
+    return error
+
+
+def _refuse_empty(sync: StoredSync) -> None:
+    if not sync.spec.streams:
+        raise ConfigError(f"The sync {sync.slug!r} has no streams.", fix="Add source_streams first.")
