@@ -1,7 +1,7 @@
 """Reading one object: by REST or by a bulk job, whichever suits what is asked and how much there is of it."""
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -87,7 +87,8 @@ class ObjectReader:
             is_bulk = self.connector.config.api_type == "bulk" or self._is_much(rest, settled)
             if is_bulk and (yield from self._by_bulk(settled, wanted, rest.limits(settled))):
                 return
-        yield from self._trimmed(rest.read(self._keyed(settled)), settled)
+        with closing(rest.endpoint.complete) if isinstance(rest.endpoint.complete, OtherShares) else nullcontext():
+            yield from self._trimmed(rest.read(self._narrowed(settled, rest)), settled)
 
     # -- what is asked for ---------------------------------------------------------------------------------------------
 
@@ -124,18 +125,29 @@ class ObjectReader:
         """``request`` with the columns that putting rows together takes."""
         return replace(request, columns=tuple(dict.fromkeys([*(request.columns or ()), KEY, *more])))
 
+    def _narrowed(self, request: ReadRequest, rest: StreamReader) -> ReadRequest:
+        """``request`` without the columns that `OtherShares` brings: to look for them in the first answers would cost more than to read these."""
+        later = rest.endpoint.complete
+        keyed, schema = self._keyed(request), request.stream.schema
+        if not isinstance(later, OtherShares) or schema is None:
+            return keyed
+        first = pa.schema([f for f in schema if f.name not in later.names])
+        columns = tuple(c for c in keyed.columns or () if c not in later.names)
+        return replace(keyed, stream=request.stream.with_schema(first), columns=columns)
+
     @staticmethod
     def _trimmed(batches: Iterator[Batch], request: ReadRequest) -> Iterator[Batch]:
-        """``batches`` without the columns that only `_keyed` asked for."""
+        """``batches`` in the order of ``request``, without the columns that only putting them together took."""
         for batch in batches:
-            names = [n for n in batch.data.schema.names if n in (request.columns or ())]
+            names = [n for n in request.columns or () if n in batch.data.schema.names]
             yield batch if names == batch.data.schema.names else replace(batch, data=batch.data.select(names))
 
     # -- by REST -------------------------------------------------------------------------------------------------------
 
     def _by_rest(self, request: ReadRequest, wanted: Sequence[str]) -> StreamReader:
         name, cursor = self.found.name, request.cursor_field
-        needed = list(dict.fromkeys([KEY, *((cursor,) if cursor else ()), *([DELETED] if DELETED in wanted else [])]))
+        asked_first = [KEY, *([cursor] if cursor else []), *([DELETED] if DELETED in wanted else [])]
+        needed = list(dict.fromkeys(asked_first))
         first, *others = self._shares(wanted, needed)
         by = _LINKED_BY if name == LINKS else None
         url = f"{self.connector.data}/{self._verb(wanted)}"
@@ -236,6 +248,11 @@ class OtherShares:
     schema: pa.Schema | None
     parsers: list[JsonParser] = field(default_factory=list[JsonParser])
 
+    @property
+    def names(self) -> set[str]:
+        """The fields it brings."""
+        return {n for share in self.shares for n in share}
+
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         ids = batch.column(KEY).to_pylist()
         for i, share in enumerate(self.shares):
@@ -244,6 +261,11 @@ class OtherShares:
             if pages:
                 batch = with_columns_of(batch, self._parser(i).parse(pages), KEY, share)
         return batch
+
+    def close(self) -> None:
+        """Give back the memory of the parsers."""
+        for parser in self.parsers:
+            parser.close()
 
     def _pages(self, share: Sequence[str], ids: Sequence[str]) -> Iterator[bytes]:
         soql = select(self.name, [KEY, *share], by=KEY, ids=ids)

@@ -268,7 +268,7 @@ class OAuth2(TokenAuth):
         self._unkept: tuple[str | None, SecretStr] | None = None
         self._client = client
         self._grant = grant
-        self._refresh_token = refresh_token
+        self._first = self._refresh_token = refresh_token
         self._username = username
         self._password = password
         self._on_rotated = on_rotated
@@ -331,18 +331,21 @@ class OAuth2(TokenAuth):
         return kept
 
     def fetched_by_another(self) -> Token | None:
-        """The token that came with the refresh token the vault holds."""
-        return TOKENS.get(self._token_key()) if self._vault is not None else None
+        """The token of whoever of this process began with the same refresh token, or left the one that the vault holds."""
+        if self._vault is None:
+            return None
+        # the last token under either: another process may have replaced what the vault holds since, which ends no session of ours
+        return TOKENS.get(self._token_key(self._first)) or TOKENS.get(self._token_key(self._refresh_token))
 
     def _noted(self, response: httpx.Response) -> Token:
         token = super()._noted(response)
         if self._vault is not None:
-            TOKENS.put(self._token_key(), token)
+            for secret in (self._first, self._refresh_token):
+                TOKENS.put(self._token_key(secret), token)
         return token
 
-    def _token_key(self) -> tuple[str, str, str]:
-        secret = self._refresh_token.get_secret_value() if self._refresh_token else ""
-        return self._client.token_url, self._client.client_id, secret
+    def _token_key(self, secret: SecretStr | None) -> tuple[str, str, str]:
+        return self._client.token_url, self._client.client_id, secret.get_secret_value() if secret else ""
 
     def said(self, response: httpx.Response) -> Mapping[str, Any]:
         """The answer without its tokens."""

@@ -49,10 +49,10 @@ class CsvParser:
     def __init__(
         self, schema: pa.Schema | None = None, *, columns: Sequence[str] | None = None, where: str = "The source"
     ) -> None:
-        self._types: dict[str, pa.DataType] = {f.name: f.type for f in schema} if schema is not None else {}
-        self._left_out = set(self._types) - set(columns) if columns is not None else set[str]()
+        self._fields: dict[str, pa.Field] = {f.name: f for f in schema} if schema is not None else {}
+        self._left_out = set(self._fields) - set(columns) if columns is not None else set[str]()
         self._drifts = columns is None or schema is not None
-        self._columns = list(columns) if columns is not None else list(self._types)
+        self._columns = list(columns) if columns is not None else list(self._fields)
         self._where = where
 
     def __enter__(self) -> "CsvParser":
@@ -75,9 +75,9 @@ class CsvParser:
         for name in text.column_names:
             if self._drifts and name not in self._columns and name not in self._left_out:
                 self._columns.append(name)
-        arrays = {name: self._typed(name, text, sum(rows)) for name in self._columns}
+        arrays = [self._typed(name, text, sum(rows)) for name in self._columns]
         origin = pa.concat_arrays([pa.repeat(pa.scalar(i, pa.int32()), n) for i, n in enumerate(rows)])
-        return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays)), origin
+        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema([self._fields[n] for n in self._columns])), origin
 
     def _read(self, page: bytes) -> pa.Table:
         if not page.strip():
@@ -97,12 +97,11 @@ class CsvParser:
             raise SourceError(f"{self._where} sent something that is not CSV.", fix="Try again later.") from None
 
     def _typed(self, name: str, text: pa.Table, rows: int) -> pa.Array:
+        known = self._fields.setdefault(name, pa.field(name, pa.null()))
         if name not in text.column_names:
-            return pa.nulls(rows, self._types.get(name, pa.null()))
+            return pa.nulls(rows, known.type)
         column = text.column(name).combine_chunks()
-        kind = self._types.setdefault(name, infer(column))
-        if pa.types.is_null(kind):
-            kind = infer(column)
+        kind = infer(column) if pa.types.is_null(known.type) else known.type
         found = cast(column, kind, exact=False)
-        self._types[name] = kind if found is not None else pa.string()
+        self._fields[name] = known.with_type(kind if found is not None else pa.string())
         return found if found is not None else column

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -149,7 +150,7 @@ def usual_objects() -> dict[str, SObject]:
     )
     return {
         "Account": account, "AccountHistory": history, "ActivityFieldHistory": activity, "Attachment": attachment,
-        "ContentDocument": document, "ContentDocumentLink": link, "Wide__c": wide_object(25, 700), "OrderStatus": status,
+        "ContentDocument": document, "ContentDocumentLink": link, "OrderStatus": status,
         "Vote": SObject(fields(Id="id")), "LeadChangeEvent": SObject(fields(Id="id")), "Hidden": SObject(fields(Id="id"), queryable=False),
     }  # fmt: skip
 
@@ -243,7 +244,7 @@ class Org(FakeSource):
         )
         return response
 
-    def _routed(self, request: httpx.Request, path: str) -> httpx.Response:
+    def _routed(self, request: httpx.Request, path: str) -> httpx.Response:  # noqa: PLR0911 - one line per address
         rest = path.removeprefix(DATA)
         if rest in ("", "/"):
             return httpx.Response(200, json={"sobjects": f"{DATA}/sobjects"})
@@ -334,7 +335,7 @@ class Org(FakeSource):
             rows = [r for r in rows if r[column] in wanted]
         for term in reversed((found["order"] or "").split(", ")):
             if term:
-                rows = sorted(rows, key=lambda r, column=term.split()[0]: r[column])  # type: ignore[misc]
+                rows = sorted(rows, key=itemgetter(term.split()[0]))
         return asked, name, rows
 
     def _query(self, soql: str, deleted_too: bool) -> httpx.Response:
@@ -416,7 +417,7 @@ class Org(FakeSource):
             [{a: r.get(a) for a in asked} for r in rows[i : i + self.page_size]]
             for i in range(0, len(rows), self.page_size)
         ]
-        self.jobs[number] = Job(order["query"], order["operation"] == "queryAll", pages or [[]], self.polls)
+        self.jobs[number] = Job(order["query"], order["operation"] == "queryAll", pages or [list[Row]()], self.polls)
         return httpx.Response(200, json={"id": number, "state": "UploadComplete", "object": name})
 
     def _results(self, request: httpx.Request, job: Job) -> httpx.Response:
