@@ -1,8 +1,10 @@
 """The use cases on connections: make one from plain settings, ask it for the settings of a sync, find the warehouse of a sync that names none."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+from pydantic import SecretStr
 
 from elt_dagster.control.apply import Applying, Wishes
 from elt_dagster.control.configured import open_connector
@@ -10,6 +12,7 @@ from elt_dagster.control.connections import StoreConnections
 from elt_dagster.control.problems import parse, raise_problems
 from elt_dagster.control.secrets import fill_masks
 from elt_dagster.control.validate import Kinds, find_kinds
+from elt_dagster.control.vault import HeldVault
 from elt_dagster.control.workspace import Workspace
 from elt_dagster.errors import AuthError, ConfigError, ConflictError
 from elt_dagster.model import ConnectionSpec, Project
@@ -17,8 +20,11 @@ from elt_dagster.model.names import slugify
 from elt_dagster.model.secret import resolve
 from elt_dagster.registry import destination_names
 from elt_dagster.store import Place, StoredConnection, StoredSync, Transaction
+from elt_dagster.store.config import with_secret
 
 MAX_NAME = 63
+Also = Callable[[Transaction, StoredConnection], None]
+"""Writes something beside a connection, in the same transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,14 @@ class Accounts:
         return self.workspace.store.masked_config(connection)
 
     def create(
-        self, connector: str, config: Mapping[str, Any], *, label: str, by: str = "", verify: bool = True
+        self,
+        connector: str,
+        config: Mapping[str, Any],
+        *,
+        label: str,
+        by: str = "",
+        verify: bool = True,
+        also: Also | None = None,
     ) -> StoredConnection:
         """A new connection; ``verify`` tries it against the source first. Its name is made of ``label``.
 
@@ -57,31 +70,43 @@ class Accounts:
         """
         kinds = find_kinds(connector)
         name = kinds.source.name if kinds.source else kinds.warehouse.name if kinds.warehouse else connector
-        if verify:
-            self.check(kinds, config)
-        spec = _spec(self._free_name(label or name), name, config)
-        return self._write(spec, label or spec.name, kinds)
+        replaced = self.check(kinds, config) if verify else {}
+        spec = _spec(self._free_name(label or name), name, _with_secrets(config, replaced))
+        return self._write(spec, label or spec.name, kinds, also)
 
     def update(
-        self, connection_id: str, config: Mapping[str, Any], *, label: str | None = None, verify: bool = True
+        self,
+        connection_id: str,
+        config: Mapping[str, Any],
+        *,
+        label: str | None = None,
+        verify: bool = True,
+        also: Also | None = None,
     ) -> StoredConnection:
         """Other settings for a connection; a mask stands for the secret that is kept. Raises as `create` does, and NotFoundError."""
         stored = self.get(connection_id)
         kinds = find_kinds(stored.spec.connector)
         opened = self.workspace.store.open_config(stored)
-        if verify:
-            self.check(kinds, fill_masks(config, opened, kinds.secrets, what=f"connection {stored.spec.name!r}"))
-        return self._write(_spec(stored.spec.name, stored.spec.connector, config), label, kinds)
+        filled = fill_masks(config, opened, kinds.secrets, what=f"connection {stored.spec.name!r}")
+        replaced = self.check(kinds, filled) if verify else {}
+        spec = _spec(stored.spec.name, stored.spec.connector, _with_secrets(config, replaced))
+        return self._write(spec, label, kinds, also)
 
-    def check(self, kinds: Kinds, config: Mapping[str, Any]) -> None:
-        """Try plain settings that are kept nowhere. Raises ConfigError with the path of each wrong field; what the source says as it says it."""
+    def check(self, kinds: Kinds, config: Mapping[str, Any]) -> dict[str, SecretStr]:
+        """Try plain settings that are kept nowhere; the secrets that the source replaced meanwhile, by dotted path.
+
+        Raises ConfigError with the path of each wrong field; what the source says as it says it.
+        """
         wanted = resolve(dict(config), self.workspace.environ)
         kind = kinds.source or kinds.warehouse
         assert kind is not None  # noqa: S101 - find_kinds found one of them
         raise_problems(parse(kind.config_type, wanted, show=False)[1])
-        result = kind.configured(wanted, self.workspace.runtime).check()
+        # a refresh token may be good for one use, and this is one
+        vault = HeldVault(wanted)
+        result = kind.configured(wanted, replace(self.workspace.runtime, vault=vault)).check()
         if not result.ok:
             raise AuthError(result.message)
+        return vault.replaced
 
     def delete(self, connection_id: str) -> None:
         """Remove a connection. Raises NotFoundError; ConflictError, with the id of one, while syncs use it."""
@@ -132,11 +157,13 @@ class Accounts:
                 )
             transaction.set_default_destination(name)
 
-    def _write(self, spec: ConnectionSpec, label: str | None, kinds: Kinds) -> StoredConnection:
+    def _write(self, spec: ConnectionSpec, label: str | None, kinds: Kinds, also: Also | None) -> StoredConnection:
         written: list[StoredConnection] = []
 
         def labelled(transaction: Transaction) -> None:
             written.append(transaction.put_connection(spec, kinds.secrets, label=label))
+            if also is not None:
+                also(transaction, written[-1])
 
         it = self.workspace
         Applying(
@@ -158,6 +185,12 @@ class Accounts:
 
 def _spec(name: str, connector: str, config: Mapping[str, Any]) -> ConnectionSpec:
     return ConnectionSpec(name=name, connector=connector, config=dict(config))
+
+
+def _with_secrets(config: Mapping[str, Any], replaced: Mapping[str, SecretStr]) -> Mapping[str, Any]:
+    for setting, secret in replaced.items():
+        config = with_secret(config, setting, secret.get_secret_value())
+    return config
 
 
 def _only(warehouses: Sequence[StoredConnection]) -> StoredConnection:

@@ -72,12 +72,19 @@ def reseal_config(config: Any, keys: Keys, *, what: str) -> tuple[Any, int]:
     return _map_sealed(config, again), changed
 
 
-def with_secret(config: Mapping[str, Any], setting: str, sealed: Mapping[str, str]) -> dict[str, Any]:
-    """``config`` with ``sealed`` at the dotted path ``setting``."""
+def value_at(config: Any, setting: str) -> Any:
+    """What stands at the dotted path ``setting``; None where there is nothing."""
+    for step in setting.split("."):
+        config = config.get(step) if isinstance(config, Mapping) else None
+    return config
+
+
+def with_secret(config: Mapping[str, Any], setting: str, sealed: Mapping[str, str] | str) -> dict[str, Any]:
+    """``config`` with ``sealed``, or a secret that will be, at the dotted path ``setting``."""
     head, _, rest = setting.partition(".")
     below = config.get(head)
     inner = below if isinstance(below, Mapping) and not _is_sealed(below) else {}
-    return {**config, head: with_secret(inner, rest, sealed) if rest else dict(sealed)}
+    return {**config, head: with_secret(inner, rest, sealed) if rest else sealed}
 
 
 def _map_sealed(value: Any, change: Callable[[str, str], Any], path: str = "") -> Any:

@@ -16,6 +16,7 @@ from sqlalchemy.engine import URL, Connection, Row
 
 from elt_dagster.errors import ConfigError
 from elt_dagster.sdk.budget import Turns
+from elt_dagster.store import bridges as bridging
 from elt_dagster.store import budgets
 from elt_dagster.store import lease as leasing
 from elt_dagster.store.api_keys import ApiKeys
@@ -212,6 +213,7 @@ class Store:
                 new = {"config": json.dumps(config), "revision": workspace.revision + 1}
                 conn.execute(sa.update(connections).where(connections.c.id == row.id).values(new))
             total += changed
+        total += bridging.reseal(conn, self._keys, workspace.id)
         sealed = {"salt": {SEALED: workspace.salt}} if workspace.salt else {}
         salt, changed = reseal_config(sealed, self._keys, what=f"workspace {workspace.name!r}")
         if total + changed:

@@ -11,7 +11,8 @@ from sqlalchemy.engine import Connection, Row
 
 from elt_dagster.errors import ConflictError, ContractError, NotFoundError, nearest
 from elt_dagster.model import ConnectionSpec, Stream, SyncSpec, SyncStatus, TableBinding
-from elt_dagster.store.config import seal_config, with_secret
+from elt_dagster.store.bridges import cross_bridge
+from elt_dagster.store.config import open_sealed, seal_config, value_at, with_secret
 from elt_dagster.store.reading import Reader
 from elt_dagster.store.records import (
     StoredConnection,
@@ -60,13 +61,22 @@ class Transaction(Reader):
             self._update(connections, row.id, values)
         return self.connection(spec.name)
 
-    def rotate_secret(self, connection: str, setting: str, secret: str) -> None:
+    def rotate_secret(self, connection: str, setting: str, secret: str, *, seen: Any) -> None:
         """Replace a secret that the source itself has replaced; ``setting`` is its dotted path. Nothing has changed for anybody who looks: the
-        revision stays. Raises NotFoundError."""
+        revision stays.
+
+        ``seen`` is what was there, opened, when the old secret was read. Raises ConflictError when it is something else by now, NotFoundError.
+        """
         found = self.connection(connection)
+        if value_at(open_sealed(found.spec.config, self._keys, what=f"connection {connection!r}"), setting) != seen:
+            raise ConflictError(f"The secret {setting!r} of connection {connection!r} was replaced by somebody else.")
         config = with_secret(found.spec.config, setting, self._keys.seal(secret))
         mine = connections.c.id == found.id
         self._conn.execute(sa.update(connections).where(mine).values(config=json.dumps(config)))
+
+    def cross_bridge(self, bridge_id: str, connection_id: str) -> None:
+        """End a connection bridge with the connection that came of it. Raises ConflictError when it had ended already."""
+        cross_bridge(self._conn, bridge_id, connection_id)
 
     def put_sync(self, spec: SyncSpec, streams: Mapping[str, Stream], *, by: str = "") -> StoredSync:
         """Make or change the sync of that slug; bindings keep their ids as long as their stream stays selected.
