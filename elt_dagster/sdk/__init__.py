@@ -31,12 +31,10 @@ from elt_dagster.sdk.auth import (
     Bearer,
     Login,
     NoAuth,
-    OAuth2,
-    OAuthClient,
     SessionLogin,
     TokenAuth,
-    TokenFields,
 )
+from elt_dagster.sdk.auth_oauth import OAuth2, OAuthClient, TokenFields
 from elt_dagster.sdk.auth_settings import AuthSettings, NoneAuth
 from elt_dagster.sdk.auth_signed import JwtBearer, JwtClaims, SigV4
 from elt_dagster.sdk.budget import Budget, Quota

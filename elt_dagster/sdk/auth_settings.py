@@ -7,7 +7,8 @@ import httpx
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from elt_dagster.errors import nearest
-from elt_dagster.sdk.auth import ApiKey, Basic, Bearer, Login, OAuth2, OAuthClient, SessionLogin, TokenFields
+from elt_dagster.sdk.auth import ApiKey, Basic, Bearer, Login, SessionLogin
+from elt_dagster.sdk.auth_oauth import OAuth2, OAuthClient, TokenFields
 from elt_dagster.sdk.auth_signed import JwtBearer, JwtClaims, SigV4
 from elt_dagster.sdk.connector import Config
 from elt_dagster.sdk.vault import Vault

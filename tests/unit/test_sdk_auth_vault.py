@@ -199,7 +199,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import httpx
 from pydantic import SecretStr
-from elt_dagster.sdk.auth import OAuth2, OAuthClient
+from elt_dagster.sdk.auth_oauth import OAuth2, OAuthClient
 from tests.unit.test_sdk_auth_vault import FileVault
 
 url, path = sys.argv[1:]
