@@ -6,6 +6,7 @@ from elt_dagster.control.access import Access, Principal
 from elt_dagster.control.accounts import Accounts
 from elt_dagster.control.running import Running
 from elt_dagster.control.runs import Runs
+from elt_dagster.control.setup import Setup
 from elt_dagster.control.syncs import Syncs
 from elt_dagster.control.workspace import Workspace
 from elt_dagster.sdk.connector import Runtime
@@ -62,3 +63,8 @@ class Caller:
     def running(self) -> Running:
         """The use cases on runs."""
         return Running(self.workspace, self.services.runs)
+
+    @property
+    def setup(self) -> Setup:
+        """Setting up a sync step by step."""
+        return Setup(self.workspace, self.running)

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from elt_dagster.control.runs import LatestRuns, RunPage, Runs, RunView
+from elt_dagster.control.runs import LatestRuns, RunPage, Runs, RunView, StreamRun
+from elt_dagster.control.snapshots import StreamState, look
 from elt_dagster.control.workspace import Workspace
 from elt_dagster.errors import ConfigError, ConflictError, NotFoundError
 from elt_dagster.model import ExecutionBackend, RunMode, SyncStatus, TriggeredBy
@@ -52,6 +53,22 @@ class Running:
             raise ConflictError(
                 f"The {what} is being loaded by run {active}.", fix="Wait for it, or cancel it.", with_id=active
             )
+
+    def trigger_stream(self, sync: StoredSync, stream: str, *, by: str = "") -> tuple[str | None, str]:
+        """Start a run of one stream: the stream's newest run before it, and its own id. Raises as `trigger` does."""
+        before = self.runs.stream_page(sync.id, stream, limit=1)
+        run_id = self.trigger(sync.id, streams=[stream], by=by)
+        return (before[0][0].id if before else None), run_id
+
+    def stream_page(
+        self, sync: StoredSync, stream: str, *, limit: int, after: str | None = None, ascending: bool = False
+    ) -> Sequence[tuple[RunView, StreamRun]]:
+        """The runs that load or loaded one stream. Raises NotFoundError when there is no run ``after``."""
+        return self.runs.stream_page(sync.id, stream, limit=limit, after=after, ascending=ascending)
+
+    def states(self, sync: StoredSync) -> list[StreamState]:
+        """Where each stream of a sync is at this moment."""
+        return look(sync, self.runs, self.workspace.runtime.now())
 
     def get(self, run_id: str) -> tuple[RunView, StoredSync]:
         """A run with its streams, and its sync. Raises NotFoundError, also for the run of another workspace or of a sync that is gone."""

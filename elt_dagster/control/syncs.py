@@ -4,7 +4,7 @@ A change is a function on the sync as plain data (the words of `SyncSpec`, as in
 what is no word of ours. Everything is checked as `apply` checks it, and written in one transaction, or not at all.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,13 +66,14 @@ class Syncs:
 
     def streams_page(
         self, wanted: SyncFilter, place: Place, *, sync_id: str | None = None
-    ) -> list[tuple[str, StoredSync]]:
-        """One page of the bindings of all syncs, or of one: their ids and their syncs; without those of broken syncs. Raises NotFoundError."""
+    ) -> list[tuple[str, StoredSync, str]]:
+        """One page of the bindings of all syncs, or of one: id, sync and stream; without those of broken syncs. Raises NotFoundError."""
         with self.workspace.store.reading(self.workspace.name) as reader:
             if sync_id is not None:
                 reader.any_sync_by_id(sync_id)
             found = reader.binding_page(wanted, place, sync_id=sync_id)
-        return [(binding, sync) for binding, sync in found if isinstance(sync, StoredSync)]
+        good = [(binding, sync) for binding, sync in found if isinstance(sync, StoredSync)]
+        return [(binding, sync, _stream(sync, binding)) for binding, sync in good]
 
     def of_stream(self, binding_id: str) -> tuple[StoredSync, str]:
         """The sync that has a binding, and the binding's stream. Raises NotFoundError."""
@@ -80,7 +81,15 @@ class Syncs:
             found = reader.sync_of_binding(binding_id)
         if isinstance(found, BrokenSync):
             raise NotFoundError(found.error)
-        return found, next(name for name, known in found.binding_ids.items() if known == binding_id)
+        return found, _stream(found, binding_id)
+
+    def marks(self, sync: StoredSync) -> Mapping[str, FullRefresh]:
+        """The bindings of a sync whose next run is a full refresh, by id."""
+        return self.marks_of(list(sync.binding_ids.values()))
+
+    def marks_of(self, binding_ids: Collection[str]) -> Mapping[str, FullRefresh]:
+        """Those of these bindings whose next run is a full refresh, by id; the ids are known to be of this workspace."""
+        return self.workspace.store.full_refreshes.of(binding_ids) if binding_ids else {}
 
     def kinds(self) -> dict[str, str]:
         """The connector of every connection, by name."""
@@ -169,7 +178,7 @@ class Syncs:
         by: str = "",
     ) -> StoredSync:
         """Add streams, or change those that are there: fields that a stream does not name stay, None takes one away. Each is plain data with a
-        ``name``; what ``envelope`` names is kept as well."""
+        ``name``; what ``envelope`` names is kept as well. Raises as `update` does, with paths into ``streams``."""
         beside = dict(envelope or {})
 
         def change(data: dict[str, Any], envelope: dict[str, Any]) -> None:
@@ -181,8 +190,15 @@ class Syncs:
                 merged = {**known.get(wanted["name"], {}), **wanted}
                 known[wanted["name"]] = {k: v for k, v in merged.items() if v is not None}
             data["streams"] = list(known.values())
+            order[:] = known
 
-        return self.update(sync_id, change, by=by)
+        order: list[str] = []
+        try:
+            return self.update(sync_id, change, by=by)
+        except EltError as error:
+            sent = [s["name"] for s in streams]
+            error.details = [(_as_sent(path, order, sent), text) for path, text in error.details]
+            raise
 
     def remove_stream(self, binding_id: str, *, by: str = "") -> StoredSync:
         """Take a stream out of its sync; its table stays. With its last stream a sync is a draft again. Raises NotFoundError."""
@@ -280,6 +296,19 @@ def _refuse_taken(transaction: Transaction, slug: str, but: str = "") -> None:
     if taken is not None:
         text = f"There is a sync {taken!r} already."
         raise ConflictError(text, fix="Choose another slug.", with_id=transaction.any_sync(taken).id)
+
+
+def _stream(sync: StoredSync, binding_id: str) -> str:
+    return next(name for name, known in sync.binding_ids.items() if known == binding_id)
+
+
+def _as_sent(path: tuple[str | int, ...], order: Sequence[str], sent: Sequence[str]) -> tuple[str | int, ...]:
+    """From the place of a stream in its sync to that in the request, if it is there."""
+    match path:
+        case ("streams", int(at), *inner) if at < len(order):
+            name = order[at]
+            return ("streams", sent.index(name), *inner) if name in sent else ("streams",)
+    return path
 
 
 def _inside(path: tuple[str | int, ...], text: str) -> tuple[tuple[str | int, ...], str]:
