@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, Secret
 
 from elt_dagster.sdk import ConfigError, FileConfig, FileConnector
+from elt_dagster.sdk.egress import check_storage
 
 
 class FilesConfig(FileConfig):
@@ -36,8 +37,10 @@ class Files(FileConnector[FilesConfig]):
         from fsspec.core import url_to_fs
 
         scheme = urlsplit(self.config.url).scheme or "file"
+        options = self.config.storage_options.get_secret_value()
+        check_storage(self.config.url, options, self.runtime.environ)
         try:
-            fs, root = url_to_fs(self.config.url, **self.config.storage_options.get_secret_value())
+            fs, root = url_to_fs(self.config.url, **options)
         except ImportError:
             raise ConfigError(
                 f"Reading {scheme}:// needs a Python package that is not installed.",

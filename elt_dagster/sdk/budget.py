@@ -191,6 +191,8 @@ class Budget:
         quota = (self.quota(headers) if self.quota else None) or _usual_quota(headers, now)
         if quota is None or quota.limit <= 0 or quota.remaining > quota.limit * (1 - SLOW_FROM):
             return
+        if isinstance(self.ledger, LocalLedger):
+            self.ledger.at(now)
         seconds = quota.seconds or _NO_RESET_SECONDS
         if quota.remaining < 1:
             self.hold(seconds)

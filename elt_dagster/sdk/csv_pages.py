@@ -84,6 +84,8 @@ class CsvParser:
             return pa.table({})
         try:
             names = next(csv.reader(io.TextIOWrapper(io.BytesIO(page), "utf-8-sig")), [])
+            if self._fields and not set(names) & set(self._fields):
+                raise self._refuse()
             return pa_csv.read_csv(
                 pa.BufferReader(page),
                 read_options=pa_csv.ReadOptions(block_size=len(page) + 1, use_threads=False),
@@ -94,7 +96,12 @@ class CsvParser:
                 ),
             )  # fmt: skip
         except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error):  # its own message shows the line
-            raise SourceError(f"{self._where} sent something that is not CSV.", fix="Try again later.") from None
+            raise self._refuse() from None
+
+    def _refuse(self) -> SourceError:
+        return SourceError(
+            f"{self._where} sent something that is not CSV with the columns asked for.", fix="Try again later."
+        )
 
     def _typed(self, name: str, text: pa.Table, rows: int) -> pa.Array:
         known = self._fields.setdefault(name, pa.field(name, pa.null()))

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from elt_dagster.model import Checkpoint, ReadRequest
@@ -50,7 +50,13 @@ class Lagging:
         self.found.rows = [r for r in self.found.rows if r["Id"] != row["Id"]] + [row]
 
 
-@settings(max_examples=30, deadline=None)
+LATE = [("insert", 0, 300.0, 30), ("insert", 1, 0.0, 0), ("read", 0, 0.0, 0)]
+"""What is written first is found last."""
+
+
+@example(LATE, "rest", 1)
+@example(LATE, "bulk", 1)
+@settings(max_examples=25, deadline=None)
 @given(steps, st.sampled_from(["rest", "bulk", "auto"]), st.integers(1, 4))
 def test_any_interleaving_of_changes_and_reads_loses_nothing(
     steps: list[tuple[str, int, float, int]], way: str, page_size: int
