@@ -243,7 +243,12 @@ class PostgresSession:
     def __init__(self, connector: Postgres, settings: PostgresSettings) -> None:
         self._connector = connector
         self._settings = settings
-        self._wire = CopyConnections(connector.config, application_name=APPLICATION_NAME, settings=_SETTINGS)
+        self._wire = CopyConnections(
+            connector.config,
+            application_name=APPLICATION_NAME,
+            settings=_SETTINGS,
+            environ=connector.runtime.environ,
+        )
         try:
             (self._state,) = self._wire.fetch(_STATE, APPLICATION_NAME)
             self._wire.begin()

@@ -20,6 +20,7 @@ from elt_dagster.errors import AuthError, ConfigError, LimitError, SourceError, 
 from elt_dagster.sdk.auth import TokenAuth
 from elt_dagster.sdk.budget import Budget, is_used_up, reset_seconds
 from elt_dagster.sdk.connector import Runtime
+from elt_dagster.sdk.egress import http_transport
 from elt_dagster.sdk.pages import Call
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # at INFO it logs whole URLs
@@ -101,14 +102,18 @@ class Http:
         retries: int = RETRIES,
         verify: bool = True,
     ) -> None:
-        self.base = httpx.URL(base_url if base_url.endswith("/") else base_url + "/")
+        self.base = _base(base_url, title)
         self._title = title
         self._runtime = runtime
         self._rules = tuple(rules)
         self._budget = budget or Budget()
         self._retries = retries
         self._client = httpx.Client(
-            auth=auth, transport=runtime.transport, timeout=timeout, headers=dict(headers or {}), verify=verify
+            auth=auth,
+            transport=runtime.transport or http_transport(runtime.environ, verify=verify),
+            timeout=timeout,
+            headers=dict(headers or {}),
+            verify=verify,
         )
 
     def __enter__(self) -> "Http":
@@ -282,6 +287,13 @@ class Http:
         if charset and charset.lower() not in ("utf-8", "utf8", "us-ascii", "ascii") and _is_known(charset):
             content = content.decode(charset, "replace").encode()
         return content
+
+
+def _base(text: str, title: str) -> httpx.URL:
+    try:
+        return httpx.URL(text if text.endswith("/") else text + "/")
+    except httpx.InvalidURL:
+        raise ConfigError(f"The address of {title} is no URL.", fix="Correct it, such as https://host/path.") from None
 
 
 def _looks_like_json(content: bytes) -> bool:

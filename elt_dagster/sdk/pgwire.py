@@ -5,6 +5,7 @@ each; so a block may end after any of them, and rows are never cut, whatever is 
 """
 
 import asyncio
+import os
 import ssl
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic import Field, SecretStr
 
 from elt_dagster.errors import AuthError, ConfigError, EltError, NotFoundError, SourceError, TransientError
 from elt_dagster.sdk.connector import Config
+from elt_dagster.sdk.egress import guard_loop
 from elt_dagster.sdk.pump import BlockQueue, Blocks, LoopThread
 
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -59,7 +61,14 @@ class CopyConnections:
     Every method raises EltErrors only (see `translated`). `settings` are SET LOCAL statements, so that poolers keep nothing of them.
     """
 
-    def __init__(self, config: ServerConfig, *, application_name: str, settings: str) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        *,
+        application_name: str,
+        settings: str,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
         self._config = config
         self._application_name = application_name
         timeout = f"SET LOCAL statement_timeout = {config.statement_timeout_seconds * 1000}"
@@ -68,6 +77,7 @@ class CopyConnections:
         self._connections: list[Any] = []
         self._pump = LoopThread(f"copy-{config.database}")
         try:
+            guard_loop(self._pump.loop, config.host, environ)
             self._connections.append(self._run(self._connect()))
         except BaseException:
             self.close()
