@@ -137,6 +137,8 @@ class ConfiguredSync:
         return replace(
             read,
             lease=lambda: self.connections.lease(read.state_id, run_id),
+            mark=lambda: self.connections.full_refresh(binding_id),
+            end_mark=lambda mark_id: self.connections.end_full_refresh(binding_id, mark_id),
             waits_for_lease=window is not None or self.spec.execution.overlap is Overlap.WAIT,
         )
 

@@ -51,6 +51,20 @@ Lease = Callable[[], AbstractContextManager[int]]
 """Opens the lease of a binding and yields its fence; leaving it gives the lease back."""
 
 
+class Mark(Protocol):
+    """Somebody's wish that the next run of a binding reads everything again."""
+
+    @property
+    def mark_id(self) -> str:
+        """Another one for each wish."""
+        ...
+
+    @property
+    def reset_history(self) -> bool:
+        """Whether the history table begins anew as well."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class StreamRead:
     """One stream of one run, not yet begun. Making it does no I/O; connections are opened by `load` and closed again."""
@@ -70,6 +84,10 @@ class StreamRead:
     lease: Lease = field(default=lambda: nullcontext(0))
     waits_for_lease: bool = False
     """Whether to wait while another run loads the same table, or to raise its ConflictError."""
+    mark: Callable[[], Mark | None] = lambda: None
+    """Looks for the wish when the load begins."""
+    end_mark: Callable[[str], None] = lambda _: None
+    """Takes it away, after the commit: a load that is killed in between reads everything once more, which harms nothing."""
     commit_bytes: int = COMMIT_BYTES
     commit_seconds: float = COMMIT_SECONDS
 
@@ -86,22 +104,26 @@ class StreamRead:
         resolved = resolve_binding(self.binding, self.stream)
         destination = self.open_destination()
         with self.leased(cancelled, say) as fence:
+            mark = self.mark() if self.window is None else None
             state = destination.state(self.sync.dataset, self.state_id)
             run = RunContext(
                 run_id=self.run_id,
                 load_id=uuid.uuid4().hex,
                 started_at=datetime.now(UTC),
-                mode=self.run_mode,
+                mode=RunMode.FULL_REFRESH if mark is not None else self.run_mode,
                 # Without a lease (0) the load goes on under the table's own fence: it may have been loaded with leases before.
                 fence=fence or (state.fence if state is not None else 0),
                 window=self.window,
-                reset_history=self.reset_history,
+                reset_history=self.reset_history or (mark is not None and mark.reset_history),
             )
             table = state.table if state is not None else TableRef(self.sync.dataset, self.binding.table_name)
             # Only where a cursor goes on does it matter: opening a file to look costs more than a small load.
             exists = resolved.cursor_field is None or destination.columns(table) is not None
             plan = plan_stream(self.sync, resolved, self.binding_id, state, run, table_exists=exists)
-            return _Pipeline(self, plan, destination, observe, cancelled).run()
+            result = _Pipeline(self, plan, destination, observe, cancelled).run()
+            if mark is not None:
+                self.end_mark(mark.mark_id)
+            return result
 
     @contextmanager
     def leased(self, cancelled: Callable[[], bool], say: Callable[[str], None]) -> Iterator[int]:

@@ -14,6 +14,7 @@ from elt_dagster.model import RunMode
 from elt_dagster.orchestration import metadata as keys
 from elt_dagster.orchestration.definitions import build_definitions
 from elt_dagster.orchestration.resources import run_config
+from elt_dagster.store import open_store
 from tests.dagster_connectors.scripted import Scripted
 from tests.integration.dagster_project import CANARY, CUSTOMERS, ITEMS, ORDERS, ShopProject, shop
 
@@ -80,6 +81,23 @@ def test_the_next_run_goes_on_and_a_full_refresh_starts_afresh(
         assert stored is not None
         assert stored.tags["elt/run_mode"] == "full_refresh"
         assert stored.tags["elt/sync"] == "shop"
+
+
+def test_a_marked_stream_is_read_from_the_beginning_once(project: ShopProject, instance: dg.DagsterInstance) -> None:
+    project.put(shop())
+    store = open_store(project.url)
+    orders = store.sync("shop").binding_ids["public.orders"]
+    assert run(project.defs(), instance).success
+    store.full_refreshes.mark(orders, requested_by="key")
+    project.say("orders.fail", "yes")
+    assert not run(project.defs(), instance).success
+    assert store.full_refreshes.get(orders) is not None, "what failed is still to be done"
+    (project.folder / "orders.fail").unlink()
+    second, third = run(project.defs(), instance), run(project.defs(), instance)
+    assert (told(second, ORDERS)[keys.RUN_MODE], told(second, ORDERS)[keys.LOAD_MODE]) == ("full_refresh", "replace")
+    assert told(second, CUSTOMERS)[keys.RUN_MODE] == "incremental"
+    assert store.full_refreshes.get(orders) is None
+    assert told(third, ORDERS)[keys.RUN_MODE] == "incremental"
 
 
 def test_run_config_outranks_the_tag(project: ShopProject, instance: dg.DagsterInstance) -> None:
