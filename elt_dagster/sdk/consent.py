@@ -31,3 +31,10 @@ class Consent:
     may_lack: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Settings that hold for every connection made this way, such as ``{"auth_type": "refresh_token"}``."""
+    ask: tuple[str, ...] = ()
+    """Settings that the person chooses before the consent page, such as a sandbox; those of the OAuth client make the question needless."""
+    hosts: tuple[str, ...] = ()
+    """Where pages and token endpoint may be besides where they are without anybody's settings, such as ``*.example.com``: our client's secret
+    is sent to no other host, whatever a person's settings say."""
+    issuer: str = ""
+    """What the vendor says in ``iss`` (RFC 9207), when it always does; else an ``iss`` has to be of the host of one of the addresses."""
