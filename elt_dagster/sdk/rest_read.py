@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from elt_dagster.errors import ConfigError, SourceError
-from elt_dagster.model import Batch, Checkpoint, CursorValue, ReadRequest
-from elt_dagster.model.types import JSON, is_orderable, type_name
-from elt_dagster.sdk.arrow import highest, split
+from elt_dagster.model import Batch, Checkpoint, ReadRequest
+from elt_dagster.model.types import JSON
+from elt_dagster.sdk.arrow import split
 from elt_dagster.sdk.csv_pages import CsvDocument, CsvParser
-from elt_dagster.sdk.cursor import Cursor, ascends, asked, back, bound, capped, ends_before, within
+from elt_dagster.sdk.cursor import asked
 from elt_dagster.sdk.endpoint import Endpoint, Limits, Parent
 from elt_dagster.sdk.http import Action, Answer, Http, Rule
 from elt_dagster.sdk.json import Document, JsonParser
 from elt_dagster.sdk.pages import Call, Page, fill
+from elt_dagster.sdk.rest_position import Position, limits_of, selected
 
 if TYPE_CHECKING:
     from elt_dagster.sdk.rest import RestConnector
@@ -63,26 +64,6 @@ class _Content:
 
 
 @dataclass(slots=True)
-class _Position:
-    """Where an incremental read stands."""
-
-    cursor: Cursor
-    start: CursorValue | None
-    end: CursorValue | None
-    since: CursorValue | None
-    ordered: bool
-    saves: bool
-    high: CursorValue | None = None
-    """The highest value so far, never below ``since``."""
-    latest: CursorValue | None = None
-    """The highest value of this read."""
-    rows: int = 0
-    done: bool = False
-    last: pa.RecordBatch | None = None
-    saved: bool = False
-
-
-@dataclass(slots=True)
 class StreamReader:
     """Reads one endpoint of ``connector`` through ``http``; used once."""
 
@@ -105,7 +86,7 @@ class StreamReader:
     def peek(self, request: ReadRequest) -> Document | None:
         """The first page that `read` will begin with; None when the answer is ignored or CSV."""
         pagination = self.endpoint.pagination or self.connector.default_pagination()
-        call = pagination.first(self._call(self.endpoint, self._limits(self._position(request))))
+        call = pagination.first(self._call(self.endpoint, limits_of(self._position(request))))
         answer = self.http.fetch(call, self._rules())
         self._note_time(answer)
         self.opened = (call, answer)
@@ -125,7 +106,7 @@ class StreamReader:
     def read(self, request: ReadRequest) -> Iterator[Batch]:
         """Batches as `elt_dagster.sdk.connector.Connector.read` promises them."""
         position = self._position(request)
-        limits = self._limits(position)
+        limits = limits_of(position)
         one_by_one = position is not None and position.cursor.order == "desc" and position.start is not None
         extra = (position.cursor.field,) if position else ()
         with self._parser(request, extra) as parser, closing(self._pages(limits)) as pages:
@@ -137,7 +118,9 @@ class StreamReader:
                 yield from self._batches(data, position, request)
                 if position and position.done:
                     break
-        yield from self._last(position)
+        final = position.final(self.started or self.connector.runtime.now()) if position is not None else None
+        if final is not None:
+            yield Batch(final[0], final[1], self._counted())
 
     # -- pages ---------------------------------------------------------------------------------------------------------
 
@@ -233,9 +216,8 @@ class StreamReader:
         position = self._position(request)
         return (position.start, position.end) if position else (None, None)
 
-    @staticmethod
-    def _limits(position: _Position | None) -> tuple[Cursor, CursorValue | None, CursorValue | None] | None:
-        return (position.cursor, position.start, position.end) if position else None
+    def _position(self, request: ReadRequest) -> Position | None:
+        return Position.of(self.endpoint, request, self._where)
 
     def _call(self, endpoint: Endpoint, limits: Any) -> Call:
         if endpoint.ask is not None:
@@ -365,10 +347,10 @@ class StreamReader:
         if block:
             yield block
 
-    def _batches(self, data: pa.RecordBatch, position: _Position | None, request: ReadRequest) -> Iterator[Batch]:
+    def _batches(self, data: pa.RecordBatch, position: Position | None, request: ReadRequest) -> Iterator[Batch]:
         if position is not None and data.num_rows:  # without rows there may be no columns yet
-            data = self._advance(data, position)
-        data = _selected(data, request)
+            data = position.advance(data, self.counts, self.connector.runtime.log)
+        data = selected(data, request)
         slices = list(split(data, request.batch_bytes)) if data.num_rows else []
         for i, piece in enumerate(slices):
             checkpoint = None
@@ -378,91 +360,10 @@ class StreamReader:
         if position and slices:
             position.last = slices[-1].slice(0, 0)
 
-    def _advance(self, data: pa.RecordBatch, position: _Position) -> pa.RecordBatch:
-        """Rows within the limits; moves the position over them."""
-        cursor, column = position.cursor, self._cursor_column(data, position.cursor)
-        self.counts["null_cursor_rows"] += column.null_count
-        if pa.types.is_null(column.type):
-            position.rows += data.num_rows
-            return data
-        if cursor.order == "desc" and position.start is not None:
-            position.done = ends_before(column, position.start, cursor)
-        here = cursor.filters_here or position.end is not None
-        mask = within(column, cursor, position.start if here else None, position.end)
-        data = data if mask is None else data.filter(mask)
-        if position.high is not None:
-            position.high = bound(position.high, column.type, cursor).as_py()
-        if position.ordered and not ascends(data.column(cursor.field), position.latest, cursor):
-            position.ordered = False
-            self.connector.runtime.log.warning(
-                "%s is not sorted by %s as declared; it is saved at the end only.", self._where, cursor.field
-            )
-        position.high = highest(data, cursor.field, position.high)
-        position.latest = highest(data, cursor.field, position.latest)
-        position.rows += data.num_rows
-        return data
-
-    def _cursor_column(self, data: pa.RecordBatch, cursor: Cursor) -> pa.Array:
-        if cursor.field not in data.schema.names:
-            raise ConfigError(
-                f"{self._where}: there is no column {cursor.field!r} to be the cursor.", fix="Choose another."
-            )
-        column = data.column(cursor.field)
-        if not (is_orderable(column.type) or pa.types.is_null(column.type)):
-            raise ConfigError(
-                f"{self._where}: the cursor {cursor.field!r} is {type_name(column.type)}, which cannot be ordered.",
-                fix="Choose a column with numbers, dates, times or text.",
-            )
-        return column
-
-    def _last(self, position: _Position | None) -> Iterator[Batch]:
-        """The checkpoint of a list without order, once everything is out: on a batch without rows."""
-        if position is None or not position.saves or position.last is None or position.high is None:
-            return
-        if position.ordered and position.saved:
-            return
-        high = capped(position.high, self.started or self.connector.runtime.now())
-        if position.since is not None and high is not None:
-            kind = pa.scalar(high).type
-            floor = bound(position.since, kind, position.cursor).as_py()
-            high = max(high, floor)
-        yield Batch(position.last, Checkpoint(high), self._counted())
-
     def _counted(self) -> Mapping[str, int]:
         found = {k: n for k, n in self.counts.items() if n}
         self.counts.clear()
         return found
-
-    def _position(self, request: ReadRequest) -> _Position | None:
-        """The limits of this read; None when it has none and saves nothing. Raises ConfigError for a window without a cursor."""
-        own = self.endpoint.cursor
-        name = request.cursor_field or (own.field if own and request.window else None)
-        if name is None:
-            if request.window:
-                raise ConfigError(
-                    f"{self._where} has no cursor, so it cannot be read in windows.", fix="Declare a cursor."
-                )
-            return None
-        cursor = own if own and own.field == name else Cursor(field=name, client_filter=True)
-        if request.window:
-            return _Position(cursor, request.window.start, request.window.end, None, ordered=False, saves=False)
-        since = request.since.cursor if request.since else None
-        start = back(since, request.lookback_seconds + cursor.lookback_seconds, cursor.format)
-        ordered = cursor.order == "asc" and self.endpoint.parent is None
-        return _Position(
-            cursor, cursor.initial if start is None else start, None, since, ordered, saves=True, high=since
-        )
-
-
-def _selected(data: pa.RecordBatch, request: ReadRequest) -> pa.RecordBatch:
-    """``data`` in the order of the request, then what drifted in; the columns of the schema that were not asked for are left out."""
-    schema = request.stream.schema
-    known = list(schema.names) if schema is not None else []
-    first = list(request.columns) if request.columns is not None else known
-    names = [n for n in first if n in data.schema.names]
-    if request.columns is None or schema is not None:
-        names += [n for n in data.schema.names if n not in known and n not in names]
-    return data if names == data.schema.names else data.select(names)
 
 
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
