@@ -151,7 +151,9 @@ class _Comparison:
         for account in self.accounts.values():
             if account.path is not None:
                 self.problems += check_account(account, self.it.environ, verify=self.wishes.verify)
-        self.problems += check_tables(self.project, self._staying(), self._same_places())
+        self.problems += check_tables(
+            self.project, self._staying(), self._same_places(), {s.slug: s.id for s in self.draft.syncs.values()}
+        )
         for i, sync in enumerate(self.project.syncs):
             kind = self.accounts[sync.connection].kinds.source if sync.connection in self.accounts else None
             self.problems += check_settings(sync, ("syncs", i), kind) if kind else []

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from elt_dagster.errors import ConfigError, EltError, nearest
+from elt_dagster.errors import ConfigError, ConflictError, EltError, nearest
 from elt_dagster.model.names import SLUG, slugify
 from elt_dagster.model.part import MisplacedError
 
@@ -56,6 +56,8 @@ class Problem:
     path: Path
     text: str
     error: type[EltError] = ConfigError
+    with_id: str | None = None
+    """What it collides with, for a ConflictError."""
 
     def __str__(self) -> str:
         return f"{path_text(self.path)}: {self.text}" if self.path else self.text
@@ -83,6 +85,8 @@ def raise_problems(problems: Sequence[Problem], locate: Callable[[Path], str] = 
     kind = kinds.pop() if len(kinds) == 1 else ConfigError
     error = kind("\n".join(lines))
     error.details = [(p.path, p.text) for p in problems]
+    if isinstance(error, ConflictError):
+        error.with_id = next((p.with_id for p in problems if p.with_id), None)
     raise error
 
 

@@ -159,11 +159,15 @@ def _role_problem(path: Path, sync: SyncSpec, key: str, account: Account) -> Ite
     yield Problem(path, text)
 
 
-def check_tables(project: Project, others: Iterable[SyncSpec], same_place: Mapping[str, str]) -> list[Problem]:
+def check_tables(
+    project: Project, others: Iterable[SyncSpec], same_place: Mapping[str, str], ids: Mapping[str, str] | None = None
+) -> list[Problem]:
     """Whether any table would be loaded by two syncs, or two slugs make one job name.
 
-    ``others`` are stored syncs that stay; ``same_place`` maps a warehouse connection to a name shared by all that lead to the same place.
+    ``others`` are stored syncs that stay, ``ids`` theirs by slug; ``same_place`` maps a warehouse connection to a name shared by all that lead to
+    the same place.
     """
+    ids = ids or {}
     tables: dict[tuple[str, str, str], str] = {}
     jobs: dict[str, str] = {}
     for other in others:
@@ -175,7 +179,7 @@ def check_tables(project: Project, others: Iterable[SyncSpec], same_place: Mappi
         taken = jobs.setdefault(_job(sync.slug), sync.slug)
         if taken != sync.slug:
             text = f"{sync.slug!r} and {taken!r} would both be the job {_job(sync.slug)!r}. Choose another slug."
-            problems.append(Problem(("syncs", i, "slug"), text, ConflictError))
+            problems.append(Problem(("syncs", i, "slug"), text, ConflictError, ids.get(taken)))
         for j, binding in enumerate(sync.streams):
             owner = tables.setdefault(_place(sync, binding.table_name, same_place), sync.slug)
             if owner != sync.slug:
@@ -183,7 +187,7 @@ def check_tables(project: Project, others: Iterable[SyncSpec], same_place: Mappi
                     f"sync {sync.slug!r} would load the table {sync.dataset}.{binding.table_name}, which sync {owner!r} loads. "
                     "Give one of them another `schema` or `table`."
                 )
-                problems.append(Problem(("syncs", i, "streams", j), text, ConflictError))
+                problems.append(Problem(("syncs", i, "streams", j), text, ConflictError, ids.get(owner)))
     return problems
 
 
