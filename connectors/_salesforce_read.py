@@ -25,6 +25,7 @@ from elt_dagster.sdk import (
     Parent,
     ReadRequest,
     Rule,
+    SourceError,
     StreamReader,
     TransientError,
     nested,
@@ -67,6 +68,7 @@ def job_api(data: str) -> JobApi:
         cancel=Call(url=own, method="PATCH", body={"state": "Aborted"}),
         remove=Call(url=own, method="DELETE"),
         refused=(_NO_JOB,),
+        rules=QUERY_RULES,
     )
 
 
@@ -206,9 +208,7 @@ class ObjectReader:
                 for _ in job.wait():
                     yield self._nothing(request)
             if job is None or job.is_failed:
-                self.connector.runtime.log.warning(
-                    "%s cannot be read by a bulk job; it is read by REST.", self.found.name
-                )
+                self._say_why(job)
                 return False
             results = self._results(job, request, fields, made)
             started = _moment(job.answer.get("createdDate"))
@@ -219,6 +219,18 @@ class ObjectReader:
                 yield batch
             made.check(job)
         return True
+
+    def _say_why(self, job: Job | None) -> None:
+        """Raises SourceError for a job that somebody aborted: to ask for all of it by REST is not what they meant."""
+        if job is not None and job.state == "Aborted":
+            raise SourceError(
+                f"Somebody aborted the bulk job that reads {self.found.name}.",
+                fix="Run again, or set api_type to rest.",
+            )
+        why = job.error if job is not None else "it was refused"
+        self.connector.runtime.log.warning(
+            "%s cannot be read by a bulk job (%s); it is read by REST.", self.found.name, why
+        )
 
     def _results(self, job: Job, request: ReadRequest, fields: Sequence[str], made: "Compounds") -> Endpoint:
         rows = request.batch_bytes // (_CELL_BYTES * len(fields))

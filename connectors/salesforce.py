@@ -8,7 +8,7 @@ What is odd about it, and what we do:
 - Formula fields change without touching `SystemModstamp`: an incremental read does not see that, a full refresh does.
 - A request has to name its fields, and an address has a limit: objects with very many fields are read in shares and put together by `Id`.
 - Bulk queries have no addresses and locations as such; these are made from their parts. Files (base64) and some objects they do not have at all.
-- Requests are counted over 24 hours for the whole org. From 80 % of `max_quota_percent` on we slow down, at all of it we stop until later.
+- Requests are counted over 24 hours for the whole org. From 80 % on we slow down, at `max_quota_percent` we stop until later.
 """
 
 import re
@@ -22,6 +22,7 @@ import httpx
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from elt_dagster.sdk import (
+    SLOW_FROM,
     Action,
     AuthError,
     Batch,
@@ -208,12 +209,15 @@ class Salesforce(RestConnector[SalesforceConfig]):
         return said
 
     def quota(self, headers: Mapping[str, str]) -> Quota | None:
-        """Our share of the org's daily requests, from ``Sforce-Limit-Info``; what stands beside it there is about other limits."""
+        """The org's daily requests and what of them is left for us, from ``Sforce-Limit-Info``; what stands beside it there is about other limits."""
         found = _USAGE.search(headers.get("sforce-limit-info", ""))
         if found is None:
             return None
-        allowed = int(found[2]) * self.config.max_quota_percent / 100
-        return Quota(allowed, allowed - int(found[1]), _DAY_SECONDS)
+        used, total = int(found[1]), int(found[2])
+        allowed = total * self.config.max_quota_percent / 100
+        # a share of ours that ends before we would slow down is slowed down to in the same way
+        slow_from = SLOW_FROM * (total if allowed > SLOW_FROM * total else allowed)
+        return Quota(total, (allowed if used >= slow_from else total) - used, _DAY_SECONDS)
 
     @property
     def data(self) -> str:
@@ -279,7 +283,7 @@ class Salesforce(RestConnector[SalesforceConfig]):
         """The object called ``name`` as it is now. Raises NotFoundError when there is none, or none that can be read."""
         gone = Rule(action=Action.IGNORE, status=frozenset({404}))
         if can_be_read(name):
-            answer = http.fetch(Call(url=f"{self.data}/sobjects/{name}/describe"), (gone,))
+            answer = http.fetch(Call(url=f"{self.data}/sobjects/{name}/describe"), (gone, *QUERY_RULES))
             found = None if answer.ignored else Document(answer.content, where=self.title).at("")
             if isinstance(found, dict) and found.get("queryable", True):
                 return described(found)
@@ -296,7 +300,7 @@ class Salesforce(RestConnector[SalesforceConfig]):
         return found.stream() if KEY in found.fields else None
 
     def _document(self, http: Http, path: str) -> Document:
-        return Document(http.fetch(Call(url=path)).content, where=self.title)
+        return Document(http.fetch(Call(url=path), QUERY_RULES).content, where=self.title)
 
 
 connector: type[Connector[Any]] = Salesforce

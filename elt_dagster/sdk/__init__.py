@@ -37,7 +37,7 @@ from elt_dagster.sdk.auth import (
 from elt_dagster.sdk.auth_oauth import OAuth2, OAuthClient, TokenFields
 from elt_dagster.sdk.auth_settings import AuthSettings, NoneAuth
 from elt_dagster.sdk.auth_signed import JwtBearer, JwtClaims, SigV4
-from elt_dagster.sdk.budget import Budget, Quota
+from elt_dagster.sdk.budget import SLOW_FROM, Budget, Quota
 from elt_dagster.sdk.columns import nested, with_column, with_columns_of
 from elt_dagster.sdk.connector import Config, Connector, Runtime
 from elt_dagster.sdk.consent import Consent
@@ -73,6 +73,7 @@ from elt_dagster.sdk.vault import Drawer, Vault
 
 __all__ = [
     "JSON",
+    "SLOW_FROM",
     "TIMESTAMP",
     "TIMESTAMP_UTC",
     "UUID",

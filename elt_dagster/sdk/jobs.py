@@ -4,6 +4,7 @@ What differs between them is data (`JobApi`); how to wait, to give up and to cle
 so that whoever iterates can stop it between two looks; a job that is left before its results were fetched is cancelled.
 """
 
+import re
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -30,13 +31,15 @@ class JobApi:
     id_at: str = "id"
     state_at: str = "state"
     error_at: str | None = None
-    """Where a failed job says why; not shown, for it may quote the query."""
+    """Where a failed job says why. Only the codes in it are shown, for the rest may quote the query."""
     cancel: Call | None = None
     """Stops a job that is not done."""
     remove: Call | None = None
     """Takes away a job that is done, with its results."""
     refused: tuple[Rule, ...] = ()
     """Answers to a submission that mean that this cannot be done by a job: rules that ignore."""
+    rules: tuple[Rule, ...] = ()
+    """For submissions and looks, after those above."""
     first_wait: float = 2.0
     longest_wait: float = 10.0
     growth: float = 1.5
@@ -65,6 +68,12 @@ class Job:
         """Whether there will be no results."""
         return self.state in self.api.failed
 
+    @property
+    def error(self) -> str:
+        """The codes that a failed job gives as its reason, such as QUERY_TIMEOUT."""
+        text = str(self.answer.get(self.api.error_at or "") or "")
+        return ", ".join(dict.fromkeys(re.findall(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b", text))) or self.state
+
     def wait(self) -> Generator[None, None, None]:
         """Look until it is done or failed; yields between the looks. Raises TransientError when it takes too long."""
         pause, waited = self.api.first_wait, 0.0
@@ -81,7 +90,7 @@ class Job:
 
     def look(self) -> bool:
         """Ask how it is getting on; whether it is still at work."""
-        content = self.http.fetch(self.of(self.api.look)).content
+        content = self.http.fetch(self.of(self.api.look), self.api.rules).content
         found = Document(content, where=f"The job at {self.http.base.host}").at("")
         self.answer = found if isinstance(found, dict) else {}
         self.state = str(self.answer.get(self.api.state_at, ""))
@@ -100,7 +109,7 @@ def submitted(http: Http, runtime: Runtime, api: JobApi, call: Call) -> Iterator
 
     Raises as `Http.fetch` does, SourceError for an answer without an id.
     """
-    answer = http.fetch(call, api.refused)
+    answer = http.fetch(call, (*api.refused, *api.rules))
     if answer.ignored:
         yield None
         return

@@ -187,7 +187,7 @@ class Org(FakeSource):
         self.tokens = 0
         self.drops: list[Callable[[httpx.Request], httpx.Response]] = []
         self.refuses_bulk: dict[str, Any] | None = None
-        self.fails_jobs = False
+        self.fails_jobs = ""
         self.sees: Callable[[Row], bool] = lambda _: True
         self.instance = HOST
 
@@ -395,9 +395,9 @@ class Org(FakeSource):
         elif results:
             return self._results(request, job)
         elif job.state in ("UploadComplete", "InProgress"):
-            job.state = "InProgress" if job.polls else "Failed" if self.fails_jobs else "JobComplete"
+            job.state = "InProgress" if job.polls else self.fails_jobs or "JobComplete"
             job.polls -= 1
-        return httpx.Response(200, json={"id": number, "state": job.state, "createdDate": "2024-06-01T00:00:00.000+0000",
+        return httpx.Response(200, json={"id": number, "state": job.state, "errorMessage": "QUERY_TIMEOUT: " + job.query, "createdDate": "2024-06-01T00:00:00.000+0000",
                                          "numberRecordsProcessed": sum(map(len, job.pages))})  # fmt: skip
 
     def _submitted(self, order: dict[str, Any]) -> httpx.Response:

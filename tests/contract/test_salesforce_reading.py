@@ -2,7 +2,9 @@
 
 import json
 import re
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +12,7 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from elt_dagster.errors import AuthError, ConfigError, LimitError, NotFoundError, TransientError
+from elt_dagster.errors import AuthError, ConfigError, LimitError, NotFoundError, SourceError, TransientError
 from elt_dagster.model import Batch, Checkpoint, ReadRequest, Stream, Window
 from elt_dagster.registry import load_connector
 from elt_dagster.sdk import Connector, Runtime
@@ -142,6 +144,23 @@ def test_a_cursor_must_be_filterable_and_a_history_is_read_on_from_when_it_was_m
     assert catalog["ContentDocumentLink"].depends_on == ("ContentDocument",)
 
 
+def test_objects_are_described_side_by_side() -> None:
+    world, together = World(), threading.Barrier(4)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if "describe" in request.url.path and not together.broken:
+            with suppress(threading.BrokenBarrierError):
+                together.wait(timeout=5)
+        return world.org(request)
+
+    connector = Salesforce.configured(
+        {**SETTINGS, "objects": ["A*", "C*"]}, Runtime(transport=httpx.MockTransport(answer), environ={})
+    )
+    world.org.objects |= {f"Custom{n}__c": many(0)["Account"] for n in range(2)}
+    assert len(connector.discover()) == 8
+    assert not together.broken
+
+
 def test_an_object_that_is_refused_is_left_out() -> None:
     world = World()
 
@@ -269,11 +288,20 @@ def test_what_bulk_refuses_is_read_by_rest(refusal: dict[str, Any]) -> None:
     assert "POST /jobs/query" in world.paths()
 
 
-def test_a_failed_job_is_replaced_by_rest() -> None:
+def test_a_failed_job_is_replaced_by_rest_and_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:
     world = World(api_type="bulk")
-    world.org.fails_jobs = True
+    world.org.fails_jobs = "Failed"
     assert len(rows(world.read("Account"))) == 30
     assert not world.org.jobs
+    assert "Account cannot be read by a bulk job (QUERY_TIMEOUT)" in caplog.text
+    assert "SELECT" not in caplog.text
+
+
+def test_a_job_that_somebody_aborted_is_not_done_in_another_way() -> None:
+    world = World(api_type="bulk")
+    world.org.fails_jobs = "Aborted"
+    with pytest.raises(SourceError, match="aborted"):
+        world.read("Account")
 
 
 @pytest.mark.parametrize("name", ["Attachment", "ContentDocumentLink"])
@@ -444,14 +472,17 @@ def test_what_was_read_before_the_quota_was_used_up_can_be_kept() -> None:
     assert not world.sleeps
 
 
-def test_from_four_fifths_of_our_share_on_it_slows_down() -> None:
-    world = World(Org(many(60)), api_type="rest", max_quota_percent=50)
+def test_from_four_fifths_on_it_slows_down() -> None:
+    world = World(Org(many(60)), api_type="rest")
     stream = world.stream("Account")
-    world.org.most, world.org.used = 100_000, 45_000
+    world.org.most, world.org.used = 100_000, 79_000
     world.read(stream)
-    # 5,000 of our 50,000 are left for a day: one every 17 seconds
+    assert not world.sleeps
+    world.org.used = 80_000
+    world.read(stream)
+    # 10,000 are left for us, for a day: one every 8.64 seconds
     assert world.sleeps
-    assert all(10 < s < 60 for s in world.sleeps)
+    assert all(8 < s < 10 for s in world.sleeps)
 
 
 def test_at_all_of_our_share_it_stops_until_later() -> None:
@@ -462,11 +493,21 @@ def test_at_all_of_our_share_it_stops_until_later() -> None:
         world.read(stream)
 
 
-def test_the_quota_of_the_app_is_not_the_quota_of_the_org() -> None:
-    quota = World().connector.quota  # type: ignore[attr-defined]
-    assert quota(httpx.Headers({"Sforce-Limit-Info": "per-app-api-usage=249/250(appName=x)"})) is None
-    found = quota(httpx.Headers({"Sforce-Limit-Info": "api-usage=10018/100000; api-bursts=1/750"}))
-    assert (found.limit, found.remaining) == (90_000, 79_982)
+@pytest.mark.parametrize(
+    ("header", "percent", "left"),
+    [
+        ("api-usage=10018/100000", 90, 89_982),
+        ("api-usage=79999/100000; api-bursts=1/750", 90, 20_001),
+        ("per-app-api-usage=17/250(appName=x); api-usage=80000/100000", 90, 10_000),
+        ("api-usage=39999/100000", 50, 60_001),
+        ("api-usage=40000/100000", 50, 10_000),
+        ("per-app-api-usage=249/250(appName=x)", 90, None),
+        ("", 90, None),
+    ],
+)
+def test_the_quota_of_the_org_is_read_and_no_other(header: str, percent: float, left: float | None) -> None:
+    found = World(max_quota_percent=percent).connector.quota(httpx.Headers({"Sforce-Limit-Info": header}))  # type: ignore[attr-defined]
+    assert (found.remaining if found is not None else None) == left
 
 
 def refused(status: int, code: str, message: str = "what we must not show") -> httpx.Response:
