@@ -120,13 +120,18 @@ def _is_warehouse(file: Path) -> bool:
 
 
 def _add_entry_points(found: dict[str, str], group: str, what: str) -> None:
-    for point in entry_points(group=group):
-        if point.name in found and found[point.name] != point.value:
+    for name, value in _entry_points(group):
+        if name in found and found[name] != value:
             raise ConfigError(
-                f"Two packages provide the {what} {point.name!r}: {found[point.name]} and {point.value}.",
+                f"Two packages provide the {what} {name!r}: {found[name]} and {value}.",
                 fix="Uninstall one of them.",
             )
-        found[point.name] = point.value
+        found[name] = value
+
+
+@cache  # reading those of two hundred packages takes 10 ms, and a server asks for every connection it shows
+def _entry_points(group: str) -> tuple[tuple[str, str], ...]:
+    return tuple((point.name, point.value) for point in entry_points(group=group))
 
 
 @cache

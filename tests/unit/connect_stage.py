@@ -18,7 +18,7 @@ from elt_dagster.errors import AuthError, NotFoundError, TransientError
 from elt_dagster.model import Batch, Catalog, CheckResult, ReadRequest, RunMode, Stream, TriggeredBy, Window
 from elt_dagster.model.types import TIMESTAMP_UTC, column
 from elt_dagster.sdk.connector import Config, Connector, Runtime
-from elt_dagster.store import Store
+from elt_dagster.store import Store, StoredSync
 
 CANARY = "canary-51c9e"
 """The literal password of the source: it may not appear in any answer."""
@@ -173,7 +173,7 @@ class MemoryRuns:
 
     def stream_page(
         self, sync_id: str, stream: str, *, limit: int, after: str | None = None, ascending: bool = False
-    ) -> "list[tuple[RunView, StreamRun]]":
+    ) -> Sequence[tuple[RunView, StreamRun]]:
         self._reach()
         views = self.views if ascending else list(reversed(self.views))
         found = [(v, p) for v in views if v.sync_id == sync_id for p in v.streams if p.stream == stream]
@@ -250,9 +250,8 @@ def server(store: Store) -> tuple[TestClient, MemoryRuns, Clock]:
     clock = Clock()
 
     def streams_of(sync_id: str) -> list[str]:
-        return next(
-            list(s.binding_ids) for w in store.workspaces() for s in store.syncs(workspace=w.name) if s.id == sync_id
-        )
+        found = (s for w in store.workspaces() for s in store.syncs(workspace=w.name) if s.id == sync_id)
+        return next(list(s.binding_ids) for s in found if isinstance(s, StoredSync))
 
     runs = MemoryRuns(streams_of)
     services = Services(
