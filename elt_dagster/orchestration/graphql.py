@@ -4,8 +4,10 @@ One set of documents serves both ways: over HTTP to a webserver, and inside this
 """
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Protocol
 
+import dagster as dg
 import httpx
 
 from elt_dagster.errors import ConfigError, TransientError
@@ -29,7 +31,7 @@ query EltRepositories {
 
 JOB = """
 query EltJob($selector: PipelineSelector!) {
-  pipelineOrError(params: $selector) { __typename ... on PythonError { message } }
+  pipelineOrError(params: $selector) { __typename ... on Pipeline { tags { key value } } ... on PythonError { message } }
   assetNodes(pipeline: $selector) {
     assetKey { path }
     opNames
@@ -88,6 +90,10 @@ mutation EltCancelBackfill($id: String!) {
 }
 """
 
+INSTANCE = """
+query EltInstance { instance { info } }
+"""
+
 DAEMONS = """
 query EltDaemons { instance { daemonHealth { allDaemonStatuses { daemonType healthy } } } }
 """
@@ -105,7 +111,7 @@ mutation EltLaunch($params: ExecutionParams!) {
 
 _RUN = """
 fragment EltRun on Run {
-  runId status jobName creationTime startTime endTime rootRunId parentRunId
+  runId status jobName creationTime updateTime startTime endTime rootRunId parentRunId
   tags { key value }
   repositoryOrigin { repositoryName repositoryLocationName }
 }
@@ -123,6 +129,23 @@ query EltRuns($filter: RunsFilter, $cursor: String, $limit: Int) {
 """
     + _RUN
 )
+
+RUN_COUNT = """
+query EltRunCount($filter: RunsFilter) {
+  runsOrError(filter: $filter, limit: 1) { __typename ... on Runs { count } ... on Error { message } }
+}
+"""
+
+
+def runs_of_each(filters: int) -> str:
+    """A document that asks for the newest runs of so many filters, ``$f0``, ``$f1`` ..., at once."""
+    named = ", ".join(f"$f{i}: RunsFilter" for i in range(filters))
+    parts = "\n".join(
+        f"  f{i}: runsOrError(filter: $f{i}, limit: $limit) {{ __typename ... on Runs {{ results {{ ...EltRun }} }} }}"
+        for i in range(filters)
+    )
+    return f"query EltRunsOfEach($limit: Int, {named}) {{\n{parts}\n}}\n{_RUN}"
+
 
 RUN = (
     """
@@ -188,7 +211,14 @@ mutation EltTerminate($id: String!) {
 """
 
 
-ABOUT_DEFINITIONS = frozenset({REPOSITORIES, JOB, LAUNCH, PARTITIONS, RETRY, BACKFILL})
+RELOAD = """
+mutation EltReload($name: String!) {
+  reloadRepositoryLocation(repositoryLocationName: $name) { __typename ... on Error { message } }
+}
+"""
+
+
+ABOUT_DEFINITIONS = frozenset({REPOSITORIES, JOB, LAUNCH, PARTITIONS, RETRY, BACKFILL, RELOAD})
 """What can only be answered with the workspace loaded."""
 
 
@@ -201,6 +231,10 @@ class Transport(Protocol):
 
     def annotate(self, run_id: str, tags: Mapping[str, str], message: str) -> bool:
         """Write ``tags`` and a line of log onto a run, where the instance is at hand; GraphQL has no way to do it."""
+        ...
+
+    def instance_at_hand(self) -> dg.DagsterInstance | None:
+        """The deployment's instance, where it is at hand."""
         ...
 
     def run_url(self, run_id: str) -> str | None:
@@ -244,6 +278,17 @@ class HttpTransport:
         from elt_dagster.orchestration.hosting import annotate_at_home
 
         return annotate_at_home(run_id, tags, message)
+
+    @cached_property
+    def _instance(self) -> dg.DagsterInstance | None:
+        from elt_dagster.orchestration.hosting import instance_of_webserver
+
+        info = self.execute(INSTANCE, {})["instance"].get("info")
+        return instance_of_webserver(info)
+
+    def instance_at_hand(self) -> dg.DagsterInstance | None:
+        """That of DAGSTER_HOME, when it is the webserver's own."""
+        return self._instance
 
     def run_url(self, run_id: str) -> str | None:
         """The run's page."""

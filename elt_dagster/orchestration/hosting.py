@@ -66,6 +66,10 @@ class Host:
         """Straight into the instance."""
         return _annotate(self.instance, run_id, tags, message)
 
+    def instance_at_hand(self) -> dg.DagsterInstance:
+        """The one of DAGSTER_HOME."""
+        return self.instance
+
     def run_url(self, run_id: str) -> str | None:
         """There is no page without a webserver."""
         return None
@@ -137,6 +141,17 @@ def workspace_target(workspace_file: str | None) -> WorkspaceLoadTarget:
         f"There is no {DEFAULT_WORKSPACE_FILE} in {Path.cwd()}.",
         fix="Go to your Dagster project, name the file with -w, or set ELT_DAGSTER_WEBSERVER_URL.",
     )
+
+
+def instance_of_webserver(info: str | None) -> dg.DagsterInstance | None:
+    """The instance of DAGSTER_HOME, if ``info`` (what a webserver tells of its own) says that it is the same; else None."""
+    if not info or not os.environ.get("DAGSTER_HOME"):
+        return None
+    try:
+        instance = dg.DagsterInstance.get()
+        return instance if instance.info_str() == info else None
+    except dg.DagsterError:
+        return None
 
 
 def annotate_at_home(run_id: str, tags: Mapping[str, str], message: str) -> bool:

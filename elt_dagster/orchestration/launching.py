@@ -5,17 +5,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from elt_dagster.errors import ConfigError, NotFoundError, nearest
+from elt_dagster.errors import ConfigError, NotFoundError, TransientError, nearest
 from elt_dagster.model import RunMode, TriggeredBy, Window
 from elt_dagster.orchestration import graphql
 from elt_dagster.orchestration.metadata import STREAM
 from elt_dagster.orchestration.resources import run_config
 from elt_dagster.orchestration.run_views import JobStream
-from elt_dagster.orchestration.tags import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG, sync_tags, trigger_tags
+from elt_dagster.orchestration.tags import (
+    PARTITION_TAG,
+    RANGE_END_TAG,
+    RANGE_START_TAG,
+    SYNC_ID_TAG,
+    sync_tags,
+    trigger_tags,
+)
 
 PAGE = 1_000
 REMEMBER_SECONDS = 5.0
 """Syncs change while Dagster runs: what is launched is looked up again after this."""
+RELOAD_SECONDS = 20.0
+"""How long a launch waits for a code location to load a sync that was just written."""
+_POLL_SECONDS = 0.5
 _GONE = "Is it archived, broken, loaded by others (external), or not selected by ELT_DAGSTER_SELECT? Reload the code location if it is new."
 
 
@@ -70,24 +80,56 @@ class Launcher:
 
     def knows(self, name: str) -> bool:
         """Whether the job was found before."""
-        return name in self._jobs
+        return any(known.startswith(f"{name}/") for known in self._jobs)
 
-    def job(self, name: str, sync: str, *, as_it_was: bool = False) -> Job:
-        """The job called ``name``, wherever it is loaded; with ``as_it_was`` one that was found before will do.
+    def ready_job(self, name: str, sync: str, sync_id: str, streams: Sequence[str] | None) -> Job:
+        """The job of a sync that may have been written a moment ago, with these streams: its code location is asked to load again, and waited for.
+
+        Raises TransientError when Dagster has not loaded it then.
+        """
+        until, asked = time.monotonic() + RELOAD_SECONDS, False
+        while True:
+            try:
+                job = self.job(name, sync, sync_id=sync_id)
+                job.chosen(sync, streams)
+                return job
+            except NotFoundError as error:
+                problem = error
+            self._jobs.pop(f"{name}/{sync_id}", None)
+            if time.monotonic() >= until:
+                text = f"Dagster has not loaded the sync {sync!r} as it is now. {problem}"
+                raise TransientError(
+                    text, fix="Try again; `elt-dagster status` shows whether its code location loads.", retry_after=5
+                )
+            if not asked:
+                asked = True
+                self._reload()
+            else:
+                time.sleep(_POLL_SECONDS)
+
+    def _reload(self) -> None:
+        """Ask every code location to load again: which of them brings the sync is known only then."""
+        data = self._transport.execute(graphql.REPOSITORIES, {})["workspaceOrError"]
+        for entry in data.get("locationEntries", ()):
+            self._transport.execute(graphql.RELOAD, {"name": entry["name"]})
+
+    def job(self, name: str, sync: str, *, sync_id: str = "", as_it_was: bool = False) -> Job:
+        """The job called ``name``, wherever it is loaded; with a ``sync_id`` that very sync's; with ``as_it_was`` one that was found before will
+        do.
 
         Raises NotFoundError that says what failed to load.
         """
-        known, at = self._jobs.get(name, (None, 0.0))
+        known, at = self._jobs.get(f"{name}/{sync_id}", (None, 0.0))
         if known is not None and (as_it_was or time.monotonic() - at < REMEMBER_SECONDS):
             return known
         data = self._transport.execute(graphql.REPOSITORIES, {})
         for repository in data["repositoriesOrError"].get("nodes", ()):
             empty = Job(repository["location"]["name"], repository["name"], name, ())
             found = self._transport.execute(graphql.JOB, {"selector": empty.selector})
-            if found["pipelineOrError"]["__typename"] == "Pipeline":
+            if found["pipelineOrError"]["__typename"] == "Pipeline" and _is_of(found["pipelineOrError"], sync_id):
                 streams = tuple(_job_stream(node) for node in found["assetNodes"])
                 job = Job(empty.location, empty.repository, name, streams)
-                self._jobs[name] = (job, time.monotonic())
+                self._jobs[f"{name}/{sync_id}"] = (job, time.monotonic())
                 return job
         raise NotFoundError(f"Dagster has no job for the sync {sync!r}.", fix=_why_not_loaded(data["workspaceOrError"]))
 
@@ -171,6 +213,12 @@ class Launcher:
             if not page["hasMore"]:
                 return
             cursor = page["cursor"]
+
+
+def _is_of(pipeline: Mapping[str, Any], sync_id: str) -> bool:
+    """Two workspaces may have the same slug, and so the same job name in two code locations."""
+    tags = {tag["key"]: tag["value"] for tag in pipeline.get("tags", ())}
+    return not sync_id or tags.get(SYNC_ID_TAG) == sync_id
 
 
 def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:

@@ -14,12 +14,16 @@ from elt_dagster.orchestration.errors import ERROR_CLASS, REASON
 from elt_dagster.orchestration.metadata import BYTES_READ, ROWS_READ, STREAM, plain_metrics
 from elt_dagster.orchestration.tags import (
     CANCEL_REASON_TAG,
+    CANCEL_REQUESTED_AT_TAG,
+    CANCEL_REQUESTED_BY_TAG,
     END_REASON_TAG,
+    EXECUTOR_TAG,
     MAX_RETRIES_TAG,
     PARTITION_TAG,
     RANGE_END_TAG,
     RANGE_START_TAG,
     RUN_MODE_TAG,
+    SYNC_ID_TAG,
     SYNC_TAG,
     TRIGGER_REF_TAG,
     TRIGGERED_BY_TAG,
@@ -93,6 +97,11 @@ def run_view(run: Mapping[str, Any], url: str | None) -> RunView:
         max_retries=int(tags[MAX_RETRIES_TAG]) if tags.get(MAX_RETRIES_TAG, "").isdigit() else 0,
         cancel_reason=tags.get(CANCEL_REASON_TAG, ""),
         end_reason=tags.get(END_REASON_TAG, ""),
+        sync_id=tags.get(SYNC_ID_TAG, ""),
+        updated_at=_time(run.get("updateTime")) or _time(run["endTime"]) or _time(run["creationTime"]),
+        cancel_requested_at=moment(tags.get(CANCEL_REQUESTED_AT_TAG, "")),
+        cancel_requested_by=tags.get(CANCEL_REQUESTED_BY_TAG, ""),
+        executor_id=tags.get(EXECUTOR_TAG),
     )
 
 

@@ -3,12 +3,25 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
-from elt_dagster.control.runs import BackendRun, BackfillView, RunEvents, RunStatus, RunView
+import dagster as dg
+
+from elt_dagster.control.runs import (
+    BackendRun,
+    BackfillView,
+    LatestRuns,
+    RunEvents,
+    RunPage,
+    RunStatus,
+    RunView,
+    StreamRun,
+)
 from elt_dagster.engine import Progress
 from elt_dagster.errors import ConfigError, ConflictError, NotFoundError, TransientError
 from elt_dagster.model import RunMode, TriggeredBy, Window
@@ -16,6 +29,7 @@ from elt_dagster.orchestration import graphql
 from elt_dagster.orchestration.jobs import job_name
 from elt_dagster.orchestration.launching import Launcher, Wish, gone_job, tag_list
 from elt_dagster.orchestration.progress import parse_progress
+from elt_dagster.orchestration.run_lists import ACTIVE, GraphQLLists, InstanceLists, RunLists, sync_tag
 from elt_dagster.orchestration.run_views import (
     JobStream,
     backfill_view,
@@ -28,11 +42,14 @@ from elt_dagster.orchestration.run_views import (
 )
 from elt_dagster.orchestration.tags import (
     CANCEL_REASON_TAG,
+    CANCEL_REQUESTED_AT_TAG,
+    CANCEL_REQUESTED_BY_TAG,
     PARENT_RUN_TAG,
     PARTITION_TAG,
     RANGE_END_TAG,
     RANGE_START_TAG,
     ROOT_RUN_TAG,
+    SYNC_ID_TAG,
     SYNC_TAG,
     trigger_tags,
 )
@@ -40,6 +57,11 @@ from elt_dagster.orchestration.tags import (
 WEBSERVER_VARIABLE = "ELT_DAGSTER_WEBSERVER_URL"
 PAGE = 500
 _POLL_SECONDS = 0.5
+Pairs = list[tuple[RunView, StreamRun]]
+_ACTIVE_AT_ONCE = 25
+"""How many of the newest runs of a sync are looked through for one that has not ended."""
+_REMEMBERED = 2000
+"""How many runs that have ended are kept with their streams."""
 _NOT_OURS = 20
 """How many pages of runs to look through for those of syncs, when no sync is named."""
 
@@ -74,6 +96,7 @@ class GraphQLRuns:
         self._transport, self._hosts = transport, hosts
         self._launcher = Launcher(transport)
         self._followed: dict[str, _Followed] = {}
+        self._ended: dict[str, RunView] = {}
         self._hosted: list[str] = []
 
     def launch(
@@ -86,13 +109,17 @@ class GraphQLRuns:
         window: Window | None = None,
         triggered_by: TriggeredBy = TriggeredBy.MANUAL,
         trigger_ref: str = "",
+        sync_id: str = "",
     ) -> str:
         """Start a run through the sync's job."""
         wish = Wish(
             sync=sync, streams=streams, run_mode=run_mode, reset_history_table=reset_history_table,
             window=window, triggered_by=triggered_by, trigger_ref=trigger_ref,
         )  # fmt: skip
-        job = self._launcher.job(job_name(sync), sync)
+        if sync_id:
+            job = self._launcher.ready_job(job_name(sync), sync, sync_id, streams)
+        else:
+            job = self._launcher.job(job_name(sync), sync)
         return self._launch(self._launcher.execution(job, wish))
 
     def backfill(
@@ -142,7 +169,7 @@ class GraphQLRuns:
         wanted = {"tags": [{"key": ROOT_RUN_TAG, "value": root}]}
         found = self._ask(graphql.RUNS, {"filter": wanted, "limit": PAGE}, "runsOrError", "Runs")["results"]
         views = [run_view(run, self._transport.run_url(run["runId"])) for run in (self._run(root), *found)]
-        ordered = sorted(views, key=lambda v: (v.created_at or datetime.min.replace(tzinfo=UTC), v.id != root))
+        ordered = sorted(views, key=_age)
         return [in_chain(view, ordered) for view in ordered]
 
     def get(self, run_id: str) -> RunView:
@@ -176,6 +203,66 @@ class GraphQLRuns:
             cursor = page[-1]["runId"]
         return found[:limit]
 
+    def page(
+        self,
+        sync_ids: Sequence[str],
+        *,
+        limit: int,
+        offset: int = 0,
+        before: str | None = None,
+        streams: bool = False,
+    ) -> RunPage:
+        """Of several syncs each gives a page, and the newest of these make it."""
+        pages = [self._lists.page(sync_tag(s), limit=limit + offset if len(sync_ids) > 1 else limit,
+                                  offset=0 if len(sync_ids) > 1 else offset, before=before) for s in sync_ids]  # fmt: skip
+        found = [run for page in pages for run in page]
+        if len(sync_ids) > 1:
+            found = sorted(found, key=lambda r: r["creationTime"], reverse=True)[offset : offset + limit]
+        total = sum(self._lists.count(sync_tag(s)) for s in sync_ids)
+        views = [run_view(run, self._transport.run_url(run["runId"])) for run in found]
+        return RunPage(tuple(self._whole(views) if streams else views), total)
+
+    def latest(self, sync_ids: Sequence[str]) -> dict[str, LatestRuns]:
+        """Three questions, whatever the number of syncs and runs."""
+        if not sync_ids:
+            return {}
+        newest, good, active = (self._newest(sync_ids, s) for s in (None, [dg.DagsterRunStatus.SUCCESS], ACTIVE))
+        return {
+            sync_id: LatestRuns(
+                newest=newest.get(sync_id),
+                last_success_at=good[sync_id].ended_at if sync_id in good else None,
+                active=active.get(sync_id),
+            )
+            for sync_id in sync_ids
+        }
+
+    def active(self, sync_id: str, stream: str | None = None) -> str | None:
+        """The newest of those that have not ended; runs of other streams are passed over."""
+        if stream is None:
+            found = self._newest([sync_id], ACTIVE).get(sync_id)
+            return found.id if found is not None else None
+        for run in self._lists.page(sync_tag(sync_id), limit=_ACTIVE_AT_ONCE, offset=0, before=None):
+            view = run_view(run, None)
+            if not view.status.is_final and any(s.stream == stream for s in self.get(view.id).streams):
+                return view.id
+        return None
+
+    def stream_page(
+        self, sync_id: str, stream: str, *, limit: int, after: str | None = None, ascending: bool = False
+    ) -> Sequence[tuple[RunView, StreamRun]]:
+        """Runs of the sync are looked through until enough of them had the stream."""
+        found: Pairs = []
+        while len(found) < limit:
+            runs = self._lists.page(
+                sync_tag(sync_id), limit=max(limit, 10), offset=0, before=after, ascending=ascending
+            )
+            for view in self._whole([run_view(r, self._transport.run_url(r["runId"])) for r in runs]):
+                found += [(view, s) for s in view.streams if s.stream == stream]
+            if not runs:
+                break
+            after = runs[-1]["runId"]
+        return found[:limit]
+
     def events(self, run_id: str, *, after: str | None = None) -> RunEvents:
         """Everything the log has beyond ``after``."""
         progress: list[Progress] = []
@@ -189,13 +276,17 @@ class GraphQLRuns:
                     messages.append(message)
         return RunEvents(cursor=after, progress=tuple(progress), messages=tuple(messages))
 
-    def cancel(self, run_id: str, reason: str = "") -> None:
+    def cancel(self, run_id: str, reason: str = "", *, requested_by: str = "") -> None:
         """Terminate safely: the step is interrupted, rolls back, and ends."""
         view = run_view(self._run(run_id), None)
         if view.status.is_final:
             return
-        if reason:
-            self._transport.annotate(run_id, {CANCEL_REASON_TAG: reason[:255]}, f"Cancelled: {reason}")
+        if view.cancel_requested_at is None or reason:
+            asked = {CANCEL_REQUESTED_AT_TAG: datetime.now(UTC).isoformat(), CANCEL_REQUESTED_BY_TAG: requested_by,
+                     CANCEL_REASON_TAG: reason[:255]}  # fmt: skip
+            self._transport.annotate(
+                run_id, {k: v for k, v in asked.items() if v}, f"Cancelled: {reason or 'no reason given'}"
+            )
         answer = self._transport.execute(graphql.TERMINATE, {"id": run_id})["terminateRun"]
         if answer["__typename"] != "TerminateRunSuccess" and not self.get(run_id).status.is_final:
             raise TransientError(f"Run {run_id} could not be stopped: {answer.get('message', answer['__typename'])}.")
@@ -219,6 +310,45 @@ class GraphQLRuns:
     ) -> None:
         self.close()
 
+    @cached_property
+    def _lists(self) -> RunLists:
+        instance = self._transport.instance_at_hand()
+        return InstanceLists(instance) if instance is not None else GraphQLLists(self._transport)
+
+    def _newest(self, sync_ids: Sequence[str], statuses: Sequence[dg.DagsterRunStatus] | None) -> dict[str, RunView]:
+        found = self._lists.newest(SYNC_ID_TAG, sync_ids, statuses)
+        views = [run_view(run, self._transport.run_url(run["runId"])) for run in found]
+        return {view.sync_id: view for view in views}
+
+    def _whole(self, views: Sequence[RunView]) -> Sequence[RunView]:
+        """``views`` with their streams and their places among attempts. What has ended does not change any more, but for who retries it."""
+        groups = self._groups(views)
+        whole = []
+        for view in views:
+            known = self._ended.get(view.id)
+            if known is None:
+                known = self.get(view.id)
+                if known.status.is_final:
+                    self._remember(known)
+            whole.append(in_chain(known, groups[view.root_id]))
+        return whole
+
+    def _remember(self, view: RunView) -> None:
+        if len(self._ended) >= _REMEMBERED:
+            self._ended.pop(next(iter(self._ended)), None)
+        self._ended[view.id] = view
+
+    def _groups(self, views: Sequence[RunView]) -> Mapping[str, Sequence[RunView]]:
+        """All attempts of the groups that ``views`` belong to, oldest first, by root; a root may have been deleted."""
+        roots = list(dict.fromkeys(v.root_id for v in views))
+        others = [run_view(run, None) for run in (self._lists.groups(roots) if roots else [])]
+        known = {v.id: v for v in (*others, *views)}
+        for root in (r for r in roots if r not in known):
+            with suppress(NotFoundError):
+                known[root] = run_view(self._run(root), None)
+        ordered = sorted(known.values(), key=_age)
+        return {root: [v for v in ordered if v.root_id == root] for root in roots}
+
     def _launch(self, params: Mapping[str, Any]) -> str:
         return self._hosted_run(self._ask(graphql.LAUNCH, {"params": params}, "launchRun", "LaunchRunSuccess"))
 
@@ -230,7 +360,7 @@ class GraphQLRuns:
 
     def _again(self, run: Mapping[str, Any], view: RunView, run_mode: RunMode, ref: str) -> dict[str, Any]:
         """The same streams and windows once more, in another run mode and in the same retry group."""
-        job = self._launcher.job(run["jobName"], view.sync)
+        job = self._launcher.job(run["jobName"], view.sync, sync_id=view.sync_id)
         selected = {tuple(k["path"]) for k in run["assetSelection"] or ()}
         streams = [s.stream for s in job.streams if s.key in selected] if selected else None
         old = {tag["key"]: tag["value"] for tag in run["tags"]}
@@ -272,7 +402,8 @@ class GraphQLRuns:
         if not name.startswith("sync_") or (self._hosts and not self._launcher.knows(name)):
             return ()
         try:
-            streams = self._launcher.job(run["jobName"], run["jobName"], as_it_was=True).streams
+            sync_id = next((t["value"] for t in run["tags"] if t["key"] == SYNC_ID_TAG), "")
+            streams = self._launcher.job(name, name, sync_id=sync_id, as_it_was=True).streams
         except NotFoundError:
             return ()
         selected = {tuple(k["path"]) for k in run["assetSelection"] or ()}
@@ -309,3 +440,8 @@ class GraphQLRuns:
             said = answer.get("message") or "; ".join(e["message"] for e in answer.get("errors", ()))
             raise ConfigError(f"Dagster answered {answer['__typename']}: {said.strip() or 'nothing more'}")
         return answer
+
+
+def _age(view: RunView) -> tuple[datetime, bool]:
+    """The root comes before what was made in the same moment."""
+    return view.created_at or datetime.min.replace(tzinfo=UTC), view.id != view.root_id
