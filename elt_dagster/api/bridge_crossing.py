@@ -46,7 +46,7 @@ Token = Annotated[str, Query(min_length=1, max_length=200, description="What mak
 
 
 @router.get(AUTHORIZE_PATH, summary="The page of a bridge", responses={k: v for k, v in _PAGES.items() if k != 429})
-def show(request: Request, token: Token = "") -> Response:
+def show(request: Request, token: Token) -> Response:
     """The vendor's consent page, or a form with the settings of the connector. No key is needed."""
     crossing, browser = _crossing(request), browser_of(request)
     bridge = crossing.bridge(token)
@@ -58,7 +58,7 @@ def show(request: Request, token: Token = "") -> Response:
     responses={**_PAGES, 413: {"description": "Too large"}, 415: {"description": "No form", **_PAGE},
                422: {"description": "The form again, with what is wrong", **_PAGE}},
 )  # fmt: skip
-async def send(request: Request, token: Token = "") -> Response:
+async def send(request: Request, token: Token) -> Response:
     """Tries the settings against the source; the connection is made when the source accepts them."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM_TYPE:
         raise HTTPException(415, "This is no form.")

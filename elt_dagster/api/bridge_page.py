@@ -183,7 +183,7 @@ class _FormPage:
                 it.name, it, f"<select {attributes}>{none if it.default is None or not known else ''}{options}</select>"
             )
         if it.kind in _ROWS:
-            shown = "" if it.secret else escape(self._value(it.name))
+            shown = "" if it.secret else escape(self._value(it.name).replace("\r\n", "\n"))
             # the first line end after the tag is not part of the value
             return self._labelled(
                 it.name, it, f'<textarea rows="{_ROWS[it.kind]}" spellcheck="false" {attributes}>\n{shown}</textarea>'

@@ -6,7 +6,7 @@ page where the connector has one and we have a client for it, else a form; a con
 
 import hmac
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
@@ -15,7 +15,9 @@ from elt_dagster.control.accounts import Accounts
 from elt_dagster.control.form_fields import Data, Field, build_form
 from elt_dagster.control.forms import Answers, Filled, fill_form, read_form, without_secrets
 from elt_dagster.control.oauth import Round, check_issuer, consent_of, error_code, find_client, new_secret, refusal
+from elt_dagster.control.problems import parse
 from elt_dagster.control.redirects import check_redirect_uri
+from elt_dagster.control.secrets import with_stand_ins
 from elt_dagster.control.validate import Kinds, find_kinds
 from elt_dagster.control.workspace import Workspace
 from elt_dagster.destinations.base import Destination
@@ -202,10 +204,14 @@ def _nobody_asked() -> RoundError:
 
 def _still_open(bridge: Bridge) -> Bridge:
     if bridge.used_at is not None:
-        raise BridgeEndedError("This link was used already.", fix="Ask for another one where you got it.")
+        raise _used()
     if not bridge.is_open:
         raise BridgeEndedError("This link has expired.", fix="Ask for another one where you got it.")
     return bridge
+
+
+def _used() -> BridgeEndedError:
+    return BridgeEndedError("This link was used already.", fix="Ask for another one where you got it.")
 
 
 def _kind(kinds: Kinds) -> type[Connector[Any]] | type[Destination[Any]]:
@@ -255,14 +261,20 @@ class _Crossed:
         fields = self.fields()
         before = fill_form(fields, self.known())
         answers = read_form(fields, data, before.kept)
-        problems = dict(answers.problems) or self._to_be_retyped(fields, data, before)
+        problems = dict(answers.problems)
+        if problems:
+            # everything at once, not one kind of mistake after the other
+            found = parse(_kind(self.kinds).config_type, with_stand_ins(answers.config), show=False)[1]
+            problems = {**_beside(answers, [(p.path, p.text) for p in found]), **problems}
+            problems.pop("", None)
+        problems = problems or self._to_be_retyped(fields, data, before)
         if not problems:
             try:
                 return self._finish(answers.config)
-            except (BridgeEndedError, ConflictError):
+            except BridgeEndedError:
                 raise
             except EltError as error:
-                problems = _by_field(answers, error)
+                problems = _beside(answers, error.details) if error.details else {"": str(error)}
         return self.ask(fields, Filled({k: list(v) for k, v in data.items()}, before.kept), problems)
 
     def _to_be_retyped(self, fields: tuple[Field, ...], data: Data, before: Filled) -> dict[str, str]:
@@ -276,7 +288,10 @@ class _Crossed:
         require_driver(_kind(self.kinds))
 
         def crossed(transaction: Transaction, connection: StoredConnection) -> None:
-            transaction.cross_bridge(self.bridge.id, connection.id)
+            try:
+                transaction.cross_bridge(self.bridge.id, connection.id)
+            except ConflictError:
+                raise _used() from None
 
         bridge, by = self.bridge, self.bridge.created_by
         if self.stored is None:
@@ -307,16 +322,13 @@ class _Crossed:
         fields = self.before_consent()
         answers = read_form(fields, data)
         problems = dict(answers.problems)
-        for it in fields:
-            if it.required and it.key not in answers.config and it.name not in problems:
-                problems[it.name] = "This is needed."
         if not problems:
             try:
                 return self.set_out(answers.config, browser)
-            except ConflictError:
+            except BridgeEndedError:
                 raise
             except ConfigError as error:
-                problems = _by_field(answers, error)
+                problems = {"": str(error)}
         return self.ask(fields, Filled({k: list(v) for k, v in data.items()}), problems)
 
     def set_out(self, chosen: Mapping[str, Any], browser: str) -> GoTo:
@@ -325,7 +337,10 @@ class _Crossed:
         leg = self._round({**self.known(), **chosen}, new_secret())
         state = new_secret()
         kept = {"settings": settings, "verifier": leg.verifier, "browser": digest(browser)}
-        self.store.bridges.start_round(self.bridge.id, state, kept)
+        try:
+            self.store.bridges.start_round(self.bridge.id, state, kept)
+        except ConflictError:
+            raise _used() from None
         return GoTo(leg.address(state))
 
     def _round(self, settings: Mapping[str, Any], verifier: str) -> Round:
@@ -356,8 +371,8 @@ class _Crossed:
                 raise refusal(answer.get("error", "access_denied"), answer.get("error_description"))
             brought = leg.exchange(answer["code"], self.crossing.runtime)
             return self._finish(self._config(leg.consent, leg.client, {**settings, **brought}))
-        except ConflictError:
-            raise BridgeEndedError("This link was used already.", fix="Ask for another one where you got it.") from None
+        except BridgeEndedError:
+            raise
         except EltError as error:
             return GoTo(self._address(error=error_code(error), error_description=str(error)))
 
@@ -372,11 +387,9 @@ class _Crossed:
         return f"{self.bridge.redirect_uri}?{urlencode({**answer, **state})}"
 
 
-def _by_field(answers: Answers, error: EltError) -> dict[str, str]:
-    """What is wrong beside the fields that it is wrong with; what the source says is about the form as a whole."""
-    if not error.details:
-        return {"": str(error)}
+def _beside(answers: Answers, details: Sequence[tuple[tuple[str | int, ...], str]]) -> dict[str, str]:
+    """What is wrong, by the field that it is wrong with."""
     found: dict[str, str] = {}
-    for path, text in error.details:
+    for path, text in details:
         found.setdefault(answers.place(path), f"{text[:1].upper()}{text[1:]}")
     return found

@@ -10,6 +10,7 @@ from elt_dagster.control.form_fields import Data, Field, Kind, value_text
 from elt_dagster.model.secret import is_reference
 
 MOST_ITEMS = 200
+NEEDED = "This is needed."
 
 
 @dataclass
@@ -152,10 +153,13 @@ def _read_plain(answers: Answers, it: Field, data: Data, kept: Mapping[str, Any]
     if it.kind is Kind.FLAG:
         return bool(text)
     try:
-        return _parsed(it, text)
+        value = _parsed(it, text)
     except ValueError as error:
         answers.problems[it.name] = str(error)
         return _ABSENT
+    if value is _ABSENT and it.required:
+        answers.problems[it.name] = NEEDED
+    return value
 
 
 def _read_variants(
@@ -164,6 +168,8 @@ def _read_variants(
     chosen = _one(data, it.choice_name)
     variant = next((v for v in it.fields if v.name == chosen), None)
     if variant is None:
+        if it.required and it.name not in kept:
+            answers.problems[it.choice_name] = NEEDED
         return kept.get(it.name, _ABSENT)
     tag = {variant.tag[0]: variant.tag[1]} if variant.tag else {}
     return {**tag, **_read_group(answers, variant.fields, data, kept, path)}
@@ -211,7 +217,8 @@ def _plain_text(it: Field, text: str) -> Any:
     if text == it.default or (it.secret and text):
         return text
     spaces_matter = it.key == "prefix" or it.limits.get("maxLength") == 1
-    can_be_emptied = isinstance(it.default, str) and it.default and not it.limits.get("minLength") and not it.required
+    has_shape = it.required or "pattern" in it.limits or it.limits.get("minLength")
+    can_be_emptied = isinstance(it.default, str) and it.default and not has_shape
     return (text if spaces_matter else text.strip()) or ("" if can_be_emptied else _ABSENT)
 
 
