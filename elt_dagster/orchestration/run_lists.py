@@ -1,14 +1,16 @@
-"""Lists of runs: a page of them, the newest of each of many syncs, those that have not ended.
+"""Lists of runs: a page of them, the newest of each of many syncs (`Newest`), those that have not ended.
 
 Where the instance of the deployment is at hand it is asked itself: one query instead of a round through GraphQL for each run. Elsewhere
 the same questions go to the webserver. Both give runs as the GraphQL documents do, so that `run_views` reads one shape.
 """
 
+import threading
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import dagster as dg
-from dagster._core.storage.dagster_run import RunRecord, TagBucket  # noqa: TID251 - what `DagsterInstance.get_run_records` gives and takes
 
 from elt_dagster.errors import ConfigError, NotFoundError
 from elt_dagster.orchestration import graphql
@@ -21,6 +23,10 @@ ACTIVE = (
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 )
+_ACTIVE_WORDS = frozenset(status.value for status in ACTIVE)
+_SUCCESS = dg.DagsterRunStatus.SUCCESS.value
+_PAGE = 100
+_KEPT_SECONDS = 300.0
 Run = Mapping[str, Any]
 """A run in the fields of `graphql.RUNS`."""
 
@@ -44,6 +50,14 @@ class RunLists(Protocol):
 
     def groups(self, root_ids: Sequence[str]) -> list[Run]:
         """All runs that name one of these as the root of their retry group."""
+        ...
+
+    def newer(self, than: str | None) -> list[Run]:
+        """All runs that were made after one, in any order; with None only the newest of all."""
+        ...
+
+    def those(self, run_ids: Sequence[str]) -> list[Run]:
+        """The runs with these ids, as far as they are there."""
         ...
 
 
@@ -73,16 +87,31 @@ class InstanceLists:
         return self._instance.get_runs_count(dg.RunsFilter(tags=dict(tags)))
 
     def newest(self, key: str, values: Sequence[str], statuses: Sequence[dg.DagsterRunStatus] | None) -> list[Run]:
-        """One query for all."""
-        filters = dg.RunsFilter(tags={key: list(values)}, statuses=list(statuses) if statuses else None)
-        bucket = TagBucket(tag_key=key, tag_values=list(values), bucket_limit=1)
-        return [from_record(record) for record in self._instance.get_run_records(filters, bucket_by=bucket)]
+        """One query for each: the storage knows no other way, and each is answered from an index."""
+        wanted = list(statuses) if statuses else None
+        found = (self._instance.get_run_records(dg.RunsFilter(tags={key: v}, statuses=wanted), limit=1) for v in values)
+        return [from_record(record) for records in found for record in records]
 
     def groups(self, root_ids: Sequence[str]) -> list[Run]:
         """One query for all."""
         return [
             from_record(r) for r in self._instance.get_run_records(dg.RunsFilter(tags={ROOT_RUN_TAG: list(root_ids)}))
         ]
+
+    def newer(self, than: str | None) -> list[Run]:
+        """From the primary key on. A run that is gone leads nowhere."""
+        if than is None:
+            found = self._instance.get_run_records(limit=1)
+        elif not self._instance.has_run(than):
+            raise gone(than)
+        else:
+            found = self._instance.get_run_records(cursor=than, ascending=True)
+        return [from_record(record) for record in found]
+
+    def those(self, run_ids: Sequence[str]) -> list[Run]:
+        """One query."""
+        found = self._instance.get_run_records(dg.RunsFilter(run_ids=list(run_ids))) if run_ids else []
+        return [from_record(record) for record in found]
 
 
 class GraphQLLists:
@@ -128,6 +157,29 @@ class GraphQLLists:
         """One alias per root."""
         return self._each([_filter({ROOT_RUN_TAG: root}) for root in root_ids], limit=100)
 
+    def newer(self, than: str | None) -> list[Run]:
+        """From the newest back to that run."""
+        found: list[Run] = []
+        cursor: str | None = None
+        while True:
+            page = self._runs({}, limit=_PAGE if than is not None else 1, cursor=cursor)
+            for run in page:
+                if run["runId"] == than:
+                    return found
+                found.append(run)
+            if than is None:
+                return found
+            if len(page) < _PAGE:
+                raise gone(than)
+            cursor = page[-1]["runId"]
+
+    def those(self, run_ids: Sequence[str]) -> list[Run]:
+        """One question."""
+        if not run_ids:
+            return []
+        answer = self._transport.execute(graphql.RUNS, {"filter": {"runIds": list(run_ids)}, "limit": len(run_ids)})
+        return list(answer["runsOrError"].get("results", ()))
+
     def _each(self, filters: Sequence[Mapping[str, Any]], limit: int) -> list[Run]:
         if not filters:
             return []
@@ -143,6 +195,85 @@ class GraphQLLists:
         return list(answer["results"])
 
 
+@dataclass(slots=True)
+class _Entry:
+    """What is known of the runs of one sync."""
+
+    newest: Run | None = None
+    success: Run | None = None
+    active: dict[str, Run] = field(default_factory=dict[str, Run])
+
+
+class Newest:
+    """The newest run of each sync, its last success, and those that have not ended. Threads may share it.
+
+    What was asked once is kept: a later question costs one look at what was started since, and one at what was under way, however many syncs
+    and runs there are.
+    """
+
+    def __init__(self, lists: RunLists) -> None:
+        self._lists, self._lock = lists, threading.Lock()
+        self._entries: dict[str, _Entry] = {}
+        self._seen: str | None = None
+        self._since = 0.0
+
+    def of(self, sync_ids: Sequence[str]) -> dict[str, tuple[Run | None, Run | None, list[Run]]]:
+        """Newest run, last success and active runs, newest first, of each sync."""
+        with self._lock:
+            self._catch_up()
+            self._fill([s for s in sync_ids if s not in self._entries])
+            return {s: (e.newest, e.success, [*e.active.values()][::-1]) for s in sync_ids for e in [self._entries[s]]}
+
+    def _catch_up(self) -> None:
+        try:
+            newer = self._lists.newer(self._seen)
+        except NotFoundError:
+            newer = self._begin_anew()
+        if self._seen is None or time.monotonic() - self._since > _KEPT_SECONDS:
+            # runs may be deleted in Dagster, which nobody tells
+            self._begin_anew()
+        under_way = [run_id for entry in self._entries.values() for run_id in entry.active]
+        for run in sorted([*self._lists.those(under_way), *newer], key=_made):
+            self._note(run)
+        if newer:
+            self._seen = max(newer, key=_made)["runId"]
+
+    def _begin_anew(self) -> list[Run]:
+        self._entries.clear()
+        self._seen, self._since = None, time.monotonic()
+        return self._lists.newer(None)
+
+    def _fill(self, sync_ids: Sequence[str]) -> None:
+        for sync_id in sync_ids:
+            self._entries[sync_id] = _Entry()
+        asked: list[Sequence[dg.DagsterRunStatus] | None] = [[dg.DagsterRunStatus.SUCCESS], ACTIVE, None]
+        found = [run for statuses in asked for run in self._lists.newest(SYNC_ID_TAG, sync_ids, statuses)]
+        for run in sorted({run["runId"]: run for run in found}.values(), key=_made):
+            self._note(run)
+
+    def _note(self, run: Run) -> None:
+        entry = self._entries.get(_tag(run, SYNC_ID_TAG))
+        if entry is None:
+            return
+        if entry.newest is None or _made(run) >= _made(entry.newest):
+            entry.newest = run
+        if run["status"] in _ACTIVE_WORDS:
+            entry.active[run["runId"]] = run
+            return
+        entry.active.pop(run["runId"], None)
+        ended = run["endTime"] or 0
+        if run["status"] == _SUCCESS and (entry.success is None or ended >= (entry.success["endTime"] or 0)):
+            entry.success = run
+
+
+def _made(run: Run) -> float:
+    return float(run["creationTime"])
+
+
+def _tag(run: Run, key: str) -> str:
+    return next((tag["value"] for tag in run["tags"] if tag["key"] == key), "")
+
+
 def gone(run_id: str) -> NotFoundError:
     """A page was to begin at a run that is not there."""
     return NotFoundError(f"There is no run {run_id!r} to go on from.", fix="Begin at the first page.")
@@ -153,7 +284,7 @@ def sync_tag(sync_id: str) -> dict[str, str]:
     return {SYNC_ID_TAG: sync_id}
 
 
-def from_record(record: RunRecord) -> dict[str, Any]:
+def from_record(record: dg.RunRecord) -> dict[str, Any]:
     """A record of the instance in the fields of `graphql.RUNS`."""
     run = record.dagster_run
     return {

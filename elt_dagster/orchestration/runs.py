@@ -10,8 +10,6 @@ from functools import cached_property
 from types import TracebackType
 from typing import Any
 
-import dagster as dg
-
 from elt_dagster.control.runs import (
     BackendRun,
     BackfillView,
@@ -29,7 +27,7 @@ from elt_dagster.orchestration import graphql
 from elt_dagster.orchestration.jobs import job_name
 from elt_dagster.orchestration.launching import Launcher, Wish, gone_job, tag_list
 from elt_dagster.orchestration.progress import parse_progress
-from elt_dagster.orchestration.run_lists import ACTIVE, GraphQLLists, InstanceLists, RunLists, sync_tag
+from elt_dagster.orchestration.run_lists import GraphQLLists, InstanceLists, Newest, Run, RunLists, sync_tag
 from elt_dagster.orchestration.run_views import (
     JobStream,
     backfill_view,
@@ -58,8 +56,6 @@ WEBSERVER_VARIABLE = "ELT_DAGSTER_WEBSERVER_URL"
 PAGE = 500
 _POLL_SECONDS = 0.5
 Pairs = list[tuple[RunView, StreamRun]]
-_ACTIVE_AT_ONCE = 25
-"""How many of the newest runs of a sync are looked through for one that has not ended."""
 _REMEMBERED = 2000
 """How many runs that have ended are kept with their streams."""
 _NOT_OURS = 20
@@ -223,29 +219,28 @@ class GraphQLRuns:
         return RunPage(tuple(self._whole(views) if streams else views), total)
 
     def latest(self, sync_ids: Sequence[str]) -> dict[str, LatestRuns]:
-        """Three questions, whatever the number of syncs and runs."""
+        """As `Newest` keeps them."""
         if not sync_ids:
             return {}
-        newest, good, active = (self._newest(sync_ids, s) for s in (None, [dg.DagsterRunStatus.SUCCESS], ACTIVE))
-        return {
-            sync_id: LatestRuns(
-                newest=newest.get(sync_id),
-                last_success_at=good[sync_id].ended_at if sync_id in good else None,
-                active=active.get(sync_id),
-            )
-            for sync_id in sync_ids
-        }
+        known = self._newest.of(sync_ids)
+        return {sync_id: self._latest(*known[sync_id]) for sync_id in sync_ids}
+
+    def _latest(self, newest: Run | None, success: Run | None, active: Sequence[Run]) -> LatestRuns:
+        views = [run_view(r, self._transport.run_url(r["runId"])) if r is not None else None for r in (newest, success)]
+        under_way = [run_view(r, self._transport.run_url(r["runId"])) for r in active[:1]]
+        return LatestRuns(
+            newest=views[0],
+            last_success_at=views[1].ended_at if views[1] is not None else None,
+            active=under_way[0] if under_way else None,
+        )
 
     def active(self, sync_id: str, stream: str | None = None) -> str | None:
-        """The newest of those that have not ended; runs of other streams are passed over."""
+        """Of those that have not ended, the newest; with a stream, the newest that has it."""
+        _, _, active = self._newest.of([sync_id])[sync_id]
         if stream is None:
-            found = self._newest([sync_id], ACTIVE).get(sync_id)
-            return found.id if found is not None else None
-        for run in self._lists.page(sync_tag(sync_id), limit=_ACTIVE_AT_ONCE, offset=0, before=None):
-            view = run_view(run, None)
-            if not view.status.is_final and any(s.stream == stream for s in self.get(view.id).streams):
-                return view.id
-        return None
+            return str(active[0]["runId"]) if active else None
+        having = (r["runId"] for r in active if any(s.stream == stream for s in self.get(r["runId"]).streams))
+        return next(having, None)
 
     def stream_page(
         self, sync_id: str, stream: str, *, limit: int, after: str | None = None, ascending: bool = False
@@ -315,10 +310,9 @@ class GraphQLRuns:
         instance = self._transport.instance_at_hand()
         return InstanceLists(instance) if instance is not None else GraphQLLists(self._transport)
 
-    def _newest(self, sync_ids: Sequence[str], statuses: Sequence[dg.DagsterRunStatus] | None) -> dict[str, RunView]:
-        found = self._lists.newest(SYNC_ID_TAG, sync_ids, statuses)
-        views = [run_view(run, self._transport.run_url(run["runId"])) for run in found]
-        return {view.sync_id: view for view in views}
+    @cached_property
+    def _newest(self) -> Newest:
+        return Newest(self._lists)
 
     def _whole(self, views: Sequence[RunView]) -> Sequence[RunView]:
         """``views`` with their streams and their places among attempts. What has ended does not change any more, but for who retries it."""
