@@ -4,11 +4,11 @@ import re
 from datetime import date, datetime
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from elt_dagster.errors import ConfigError, nearest
 from elt_dagster.model.batch import Window
-from elt_dagster.model.part import Part
+from elt_dagster.model.part import MisplacedError, Part
 
 _CRONS = {
     "1h": "0 * * * *",
@@ -58,6 +58,8 @@ class Slicing(Part):
     """Length of a window: 1h, 2h, 3h, 4h, 6h, 8h, 12h, 1d, 1w (from Monday) or 1mo."""
     start: date
     """First day of the first window."""
+    end: date | None = None
+    """Day on which the last window has ended, itself not loaded; by default there is always a next window."""
     timezone: str | None = None
     """IANA zone in which days begin; by default the schedule's, else UTC."""
     include_current: bool = False
@@ -75,6 +77,12 @@ class Slicing(Part):
     def _known_timezone(cls, value: str | None) -> str | None:
         return value if value is None else known_zone(value)
 
+    @model_validator(mode="after")
+    def _ends_after_its_start(self) -> "Slicing":
+        if self.end is not None and self.end <= self.start:
+            raise MisplacedError(("end",), f"{self.end} is not after the start, {self.start}")
+        return self
+
     @property
     def cron(self) -> str:
         """When windows begin, as a cron expression."""
@@ -84,4 +92,5 @@ class Slicing(Part):
         """About how many windows there are up to ``until``; 0 when ``start`` is later."""
         match = _HOURS.fullmatch(self.window)
         hours = int(match[1]) if match else _ABOUT_HOURS[self.window]
+        until = min(until, self.end or until)
         return max(0, (until - self.start).days * 24 // hours)

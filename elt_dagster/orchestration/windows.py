@@ -22,6 +22,7 @@ def partitions_of(slicing: Slicing) -> dg.TimeWindowPartitionsDefinition:
     zone = slicing.timezone or "UTC"
     return dg.TimeWindowPartitionsDefinition(
         start=datetime.combine(slicing.start, time(), ZoneInfo(zone)),
+        end=datetime.combine(slicing.end, time(), ZoneInfo(zone)) if slicing.end is not None else None,
         fmt=_HOUR if slicing.window.endswith("h") else _DAY,
         cron_schedule=slicing.cron,
         timezone=zone,
