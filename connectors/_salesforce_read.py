@@ -1,15 +1,13 @@
 """Reading one object: by REST or by a bulk job, whichever suits what is asked and how much there is of it."""
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from elt_dagster.sdk import (
-    Action,
     Batch,
     Call,
     ConfigError,
@@ -17,23 +15,15 @@ from elt_dagster.sdk import (
     Document,
     Endpoint,
     Http,
-    Job,
-    JobApi,
     JsonParser,
     Limits,
-    NextCursor,
     Parent,
     ReadRequest,
-    Rule,
-    SourceError,
     StreamReader,
-    TransientError,
-    nested,
-    submitted,
-    with_column,
     with_columns_of,
 )
 
+from ._salesforce_bulk import QUERY_RULES, BulkReader, Compounds, trimmed
 from ._salesforce_objects import DELETED, DOCUMENTS, KEY, LINKS, Described, bulk_can_read
 from ._salesforce_soql import fits_uri, ids_per_request, in_list, select, shares
 
@@ -43,33 +33,9 @@ if TYPE_CHECKING:
 WIDE_BULK_FROM_ROWS = 2_000
 """An object that needs several requests for each few hundred rows is worth a job much earlier."""
 DOCUMENTS_AT_ONCE = 200
-LARGEST_PAGE = 50_000
-SMALLEST_PAGE = 1_000
-_CELL_BYTES = 24
-"""What a value takes on the average, generously: pages are asked for by rows, and meant by bytes."""
 _ATTRIBUTES = "attributes"
 """In every record of an answer: its type and address."""
 _LINKED_BY = "ContentDocumentId"
-QUERY_RULES = (Rule(action=Action.RETRY, status=frozenset({200}), not_json=True),)
-_NO_JOB = Rule(
-    action=Action.IGNORE, status=frozenset({400, 403, 404}),
-    body_matches="INVALIDENTITY|FEATURENOTENABLED|not supported by the Bulk API|compound data not supported|INVALID_ENTITY",
-)  # fmt: skip
-
-
-def job_api(data: str) -> JobApi:
-    """Bulk API 2.0 queries of one version: a job must be made, watched and read with the same one."""
-    own = f"{data}/jobs/query/{{job}}"
-    return JobApi(
-        look=Call(url=own),
-        done=frozenset({"JobComplete"}),
-        failed=frozenset({"Failed", "Aborted"}),
-        error_at="errorMessage",
-        cancel=Call(url=own, method="PATCH", body={"state": "Aborted"}),
-        remove=Call(url=own, method="DELETE"),
-        refused=(_NO_JOB,),
-        rules=QUERY_RULES,
-    )
 
 
 @dataclass(slots=True)
@@ -87,10 +53,10 @@ class ObjectReader:
         rest = self._by_rest(settled, wanted)
         if self.connector.config.api_type != "rest" and self._bulk_can(wanted):
             is_bulk = self.connector.config.api_type == "bulk" or self._is_much(rest, settled)
-            if is_bulk and (yield from self._by_bulk(settled, wanted, rest.limits(settled))):
+            if is_bulk and (yield from self._by_bulk(settled, wanted, rest.limits(settled)).read()):
                 return
         with closing(rest.endpoint.complete) if isinstance(rest.endpoint.complete, OtherShares) else nullcontext():
-            yield from self._trimmed(rest.read(self._narrowed(settled, rest)), settled)
+            yield from trimmed(rest.read(self._narrowed(settled, rest)), settled)
 
     # -- what is asked for ---------------------------------------------------------------------------------------------
 
@@ -136,13 +102,6 @@ class ObjectReader:
         first = pa.schema([f for f in schema if f.name not in later.names])
         columns = tuple(c for c in keyed.columns or () if c not in later.names)
         return replace(keyed, stream=request.stream.with_schema(first), columns=columns)
-
-    @staticmethod
-    def _trimmed(batches: Iterator[Batch], request: ReadRequest) -> Iterator[Batch]:
-        """``batches`` in the order of ``request``, without the columns that only putting them together took."""
-        for batch in batches:
-            names = [n for n in request.columns or () if n in batch.data.schema.names]
-            yield batch if names == batch.data.schema.names else replace(batch, data=batch.data.select(names))
 
     # -- by REST -------------------------------------------------------------------------------------------------------
 
@@ -193,60 +152,15 @@ class ObjectReader:
         most = self.connector.config.bulk_from_rows
         return isinstance(rows, int) and rows >= (min(most, WIDE_BULK_FROM_ROWS) if rest.endpoint.complete else most)
 
-    def _by_bulk(self, request: ReadRequest, wanted: Sequence[str], limits: Limits) -> Generator[Batch, None, bool]:
-        """Batches from a bulk job; False when there can be none, and nothing was read."""
+    def _by_bulk(self, request: ReadRequest, wanted: Sequence[str], limits: Limits) -> BulkReader:
         made = Compounds({n: self.found.parts_of(n) for n in wanted if self.found.fields[n].is_compound})
-        asked = self._keyed(request, made.parts)
-        fields = list(dict.fromkeys([KEY, *(n for n in wanted if n not in made.of), *made.parts]))
-        if request.cursor_field and request.cursor_field not in fields:
-            fields.append(request.cursor_field)
+        cursor = [request.cursor_field] if request.cursor_field else []
+        fields = list(dict.fromkeys([KEY, *(n for n in wanted if n not in made.of), *made.parts, *cursor]))
         soql = select(self.found.name, fields, cursor=request.cursor_field, start=limits[0], end=limits[1])
-        order = {"operation": self._verb(wanted), "query": soql, "contentType": "CSV", "columnDelimiter": "COMMA", "lineEnding": "LF"}  # fmt: skip
-        call = Call(url=f"{self.connector.data}/jobs/query", method="POST", body=order)
-        with submitted(self.http, self.connector.runtime, job_api(self.connector.data), call) as job:
-            if job is not None:
-                for _ in job.wait():
-                    yield self._nothing(request)
-            if job is None or job.is_failed:
-                self._say_why(job)
-                return False
-            results = self._results(job, request, fields, made)
-            started = _moment(job.answer.get("createdDate"))
-            reader = StreamReader(self.connector, self.http, results, started=started)
-            for batch in self._trimmed(reader.read(asked), request):
-                if batch.checkpoint is not None:
-                    made.check(job)
-                yield batch
-            made.check(job)
-        return True
-
-    def _say_why(self, job: Job | None) -> None:
-        """Raises SourceError for a job that somebody aborted: to ask for all of it by REST is not what they meant."""
-        if job is not None and job.state == "Aborted":
-            raise SourceError(
-                f"Somebody aborted the bulk job that reads {self.found.name}.",
-                fix="Run again, or set api_type to rest.",
-            )
-        why = job.error if job is not None else "it was refused"
-        self.connector.runtime.log.warning(
-            "%s cannot be read by a bulk job (%s); it is read by REST.", self.found.name, why
-        )
-
-    def _results(self, job: Job, request: ReadRequest, fields: Sequence[str], made: "Compounds") -> Endpoint:
-        rows = request.batch_bytes // (_CELL_BYTES * len(fields))
-        return Endpoint(
-            name=self.found.name, path=f"{self.connector.data}/jobs/query/{job.id}/results", csv=True, headers={"Accept": "text/csv"},
-            params=(("maxRecords", str(max(SMALLEST_PAGE, min(rows, LARGEST_PAGE)))),),
-            pagination=NextCursor(param="locator", header="Sforce-Locator", end="null"),
-            cursor=self._cursor(request, ordered=False), complete=made,
+        return BulkReader(
+            connector=self.connector, http=self.http, name=self.found.name, request=request, asked=self._keyed(request, made.parts),
+            query=soql, operation=self._verb(wanted), columns=len(fields), cursor=self._cursor(request, ordered=False), made=made,
         )  # fmt: skip
-
-    @staticmethod
-    def _nothing(request: ReadRequest) -> Batch:
-        """A batch without rows: whoever waits for a job is asked whether to go on."""
-        schema = request.stream.schema
-        kept = pa.schema([schema.field(n) for n in request.columns or ()]) if schema is not None else pa.schema([])
-        return Batch(pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in kept], schema=kept))
 
 
 @dataclass(slots=True)
@@ -295,40 +209,6 @@ class OtherShares:
         return self.parsers[i]
 
 
-@dataclass(slots=True)
-class Compounds:
-    """Makes compound fields of their parts, as REST would have given them, and counts the rows."""
-
-    of: dict[str, dict[str, str]]
-    rows: int = 0
-
-    @property
-    def parts(self) -> list[str]:
-        """The fields that are needed."""
-        return list(dict.fromkeys(name for parts in self.of.values() for name in parts.values()))
-
-    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        self.rows += batch.num_rows
-        for name, parts in self.of.items():
-            batch = with_column(batch, name, nested({key: batch.column(part) for key, part in parts.items()}))
-        return batch
-
-    def check(self, job: Job) -> None:
-        """Raises TransientError when rows of the job have not arrived."""
-        promised = job.answer.get("numberRecordsProcessed")
-        if isinstance(promised, int) and self.rows < promised:
-            raise TransientError(
-                f"Of {promised} rows of a Salesforce bulk job {self.rows} arrived.",
-                fix="The stream is read again later.",
-            )
-
-
 def _about(call: Call, documents: Sequence[str]) -> Call:
     soql = dict(call.params)["q"].replace(f"{_LINKED_BY} IN ()", in_list(_LINKED_BY, documents))
     return replace(call, params=(("q", soql),))
-
-
-def _moment(text: Any) -> datetime | None:
-    with suppress(ValueError, TypeError):
-        return datetime.fromisoformat(text)
-    return None

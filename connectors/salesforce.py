@@ -51,8 +51,9 @@ from elt_dagster.sdk import (
     Stream,
 )
 
+from ._salesforce_bulk import QUERY_RULES
 from ._salesforce_objects import KEY, Described, can_be_read, described, offered
-from ._salesforce_read import QUERY_RULES, ObjectReader
+from ._salesforce_read import ObjectReader
 from ._salesforce_soql import select
 
 DESCRIBED_AT_ONCE = 8

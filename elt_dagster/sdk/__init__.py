@@ -47,7 +47,7 @@ from elt_dagster.sdk.cursor import Cursor, parse_cursor
 from elt_dagster.sdk.endpoint import Endpoint, Limits, Parent
 from elt_dagster.sdk.files import CsvOptions, FileConfig, FileConnector, FileStream
 from elt_dagster.sdk.http import Action, Answer, Http, Rule
-from elt_dagster.sdk.jobs import Job, JobApi, submitted
+from elt_dagster.sdk.jobs import Job, JobApi, resumed, submitted
 from elt_dagster.sdk.json import Document, JsonParser
 from elt_dagster.sdk.json_path import parse_path
 from elt_dagster.sdk.pages import (
@@ -167,6 +167,7 @@ __all__ = [
     "parse_cursor",
     "parse_path",
     "parse_type",
+    "resumed",
     "split",
     "submitted",
     "text_column",

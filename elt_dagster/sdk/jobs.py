@@ -5,14 +5,14 @@ so that whoever iterates can stop it between two looks; a job that is left befor
 """
 
 import re
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from elt_dagster.errors import EltError, SourceError, TransientError
 from elt_dagster.sdk.connector import Runtime
-from elt_dagster.sdk.http import Http, Rule
+from elt_dagster.sdk.http import Action, Http, Rule
 from elt_dagster.sdk.json import Document
 from elt_dagster.sdk.pages import Call, fill
 
@@ -43,6 +43,8 @@ class JobApi:
     first_wait: float = 2.0
     longest_wait: float = 10.0
     growth: float = 1.5
+    keeps: bool = False
+    """Leave a job that is done when its download is cut short: `resumed` goes on with it."""
     patience_seconds: float = 6 * 3600.0
     """A job that is not done by then is given up."""
 
@@ -88,13 +90,13 @@ class Job:
                 fix="It was cancelled; the stream is tried again later.",
             )
 
-    def look(self) -> bool:
-        """Ask how it is getting on; whether it is still at work."""
-        content = self.http.fetch(self.of(self.api.look), self.api.rules).content
-        found = Document(content, where=f"The job at {self.http.base.host}").at("")
+    def look(self, rules: Sequence[Rule] = ()) -> bool:
+        """Ask how it is getting on; whether it is still at work. A job that ``rules`` ignore has no state afterwards."""
+        got = self.http.fetch(self.of(self.api.look), (*rules, *self.api.rules))
+        found = None if got.ignored else Document(got.content, where=f"The job at {self.http.base.host}").at("")
         self.answer = found if isinstance(found, dict) else {}
         self.state = str(self.answer.get(self.api.state_at, ""))
-        if not self.state:
+        if not self.state and not got.ignored:
             raise SourceError(f"A job at {self.http.base.host} does not say how it is getting on.")
         return not (self.is_done or self.is_failed)
 
@@ -116,11 +118,34 @@ def submitted(http: Http, runtime: Runtime, api: JobApi, call: Call) -> Iterator
     found = Document(answer.content, where=f"The job at {http.base.host}").at(api.id_at)
     if not isinstance(found, str | int) or found == "":
         raise SourceError(f"{http.base.host} took a job and gave it no id.", fix="Check the request for it.")
-    job = Job(http, runtime, api, str(found))
+    with _cared_for(Job(http, runtime, api, str(found))) as job:
+        yield job
+
+
+@contextmanager
+def resumed(http: Http, runtime: Runtime, api: JobApi, job_id: str) -> Iterator[Job | None]:
+    """The job that an earlier read left with its results, removed when it is left for good; None when it is there no more, or not done."""
+    job = Job(http, runtime, api, job_id)
+    job.look((Rule(action=Action.IGNORE, status=frozenset({400, 404, 410})),))
+    if not job.is_done:
+        yield None
+        return
+    with _cared_for(job):
+        yield job
+
+
+@contextmanager
+def _cared_for(job: Job) -> Iterator[Job]:
     try:
         yield job
-    finally:
+    except (TransientError, GeneratorExit):
+        if not (job.api.keeps and job.is_done):
+            _cleaned_up(job)
+        raise
+    except BaseException:
         _cleaned_up(job)
+        raise
+    _cleaned_up(job)
 
 
 def _cleaned_up(job: Job) -> None:

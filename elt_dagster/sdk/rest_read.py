@@ -7,7 +7,7 @@ page, so that the first rows come at once.
 import email.utils
 import re
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from elt_dagster.errors import ConfigError, SourceError
-from elt_dagster.model import Batch, Checkpoint, ReadRequest
+from elt_dagster.model import Batch, Checkpoint, CursorValue, ReadRequest
 from elt_dagster.model.types import JSON
 from elt_dagster.sdk.arrow import split
 from elt_dagster.sdk.csv_pages import CsvDocument, CsvParser
@@ -75,6 +75,12 @@ class StreamReader:
     """The source's clock when it answered first, or earlier where its rows are older."""
     opened: tuple[Call, Answer] | None = None
     """The first page, where somebody has looked at it already."""
+    go_on: Callable[[Call], Mapping[str, Any]] | None = None
+    """What checkpoints keep (as ``extra``) of the request for the next page, where a list without order can be gone on with from there."""
+    reached: CursorValue | None = None
+    """The highest cursor value of the pages that an earlier read had."""
+    following: Call | None = None
+    """The request for the page after those that are out; only kept for ``go_on``."""
 
     # -- what the connector asks for ---------------------------------------------------------------------------------
 
@@ -106,6 +112,8 @@ class StreamReader:
     def read(self, request: ReadRequest) -> Iterator[Batch]:
         """Batches as `elt_dagster.sdk.connector.Connector.read` promises them."""
         position = self._position(request)
+        if position is not None and self.reached is not None:
+            position.high = self.reached
         limits = limits_of(position)
         one_by_one = position is not None and position.cursor.order == "desc" and position.start is not None
         extra = (position.cursor.field,) if position else ()
@@ -342,10 +350,16 @@ class StreamReader:
             size += len(page.document.content)
             late = (now() - since).total_seconds() > BLOCK_SECONDS
             if first or one_by_one or late or size >= limit or len(block) >= BLOCK_PAGES:
+                self._look_ahead(page)
                 yield block
                 block, size, first, since = [], 0, False, now()
         if block:
+            self.following = None
             yield block
+
+    def _look_ahead(self, page: Page) -> None:
+        if self.go_on is not None:
+            self.following = (self.endpoint.pagination or self.connector.default_pagination()).next(page)
 
     def _batches(self, data: pa.RecordBatch, position: Position | None, request: ReadRequest) -> Iterator[Batch]:
         if position is not None and data.num_rows:  # without rows there may be no columns yet
@@ -353,12 +367,23 @@ class StreamReader:
         data = selected(data, request)
         slices = list(split(data, request.batch_bytes)) if data.num_rows else []
         for i, piece in enumerate(slices):
-            checkpoint = None
-            if position and position.ordered and position.saves and i == len(slices) - 1 and position.high is not None:
-                checkpoint, position.saved = Checkpoint(position.high), True
+            checkpoint = self._saved(position) if position and position.saves and i == len(slices) - 1 else None
             yield Batch(piece, checkpoint, self._counted())
         if position and slices:
             position.last = slices[-1].slice(0, 0)
+
+    def _saved(self, position: Position) -> Checkpoint | None:
+        """What may be saved now that a block is out."""
+        if position.high is None:
+            return None
+        if position.ordered:
+            position.saved = True
+            return Checkpoint(position.high)
+        if self.go_on is None or self.following is None:
+            return None
+        # nothing is complete up to any value yet: the cursor stays where it was, and the rest of the list is what is kept
+        reached = Checkpoint(position.high).to_json()["cursor"]
+        return Checkpoint(position.since, {**self.go_on(self.following), "reached": reached})
 
     def _counted(self) -> Mapping[str, int]:
         found = {k: n for k, n in self.counts.items() if n}

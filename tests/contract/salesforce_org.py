@@ -188,6 +188,7 @@ class Org(FakeSource):
         self.drops: list[Callable[[httpx.Request], httpx.Response]] = []
         self.refuses_bulk: dict[str, Any] | None = None
         self.fails_jobs = ""
+        self.breaks_at: int | None = None
         self.sees: Callable[[Row], bool] = lambda _: True
         self.instance = HOST
 
@@ -426,6 +427,8 @@ class Org(FakeSource):
         assert request.headers["accept"] == "text/csv"
         assert int(request.url.params["maxRecords"]) >= 1
         at = int(request.url.params.get("locator", "0"))
+        if at == self.breaks_at:
+            return httpx.Response(503)
         if self.drops and at:
             return self.drops.pop()(request)
         text = io.StringIO()
