@@ -7,7 +7,7 @@ import click
 
 from elt_dagster.cli.progress import Board
 from elt_dagster.cli.run import closing, exit_code, follow, result_table, run_json, window_between
-from elt_dagster.cli.session import Session, command, workspace_option
+from elt_dagster.cli.session import Session, command, steering, workspace_option
 from elt_dagster.cli.show import table
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ POLL_SECONDS = 2.0
 @click.option("--full-refresh", is_flag=True, help="All of its streams once more, from the beginning.")
 @click.option("--incremental", is_flag=True, help="All of its streams once more, each from where it is.")
 @workspace_option
-@command
+@steering
 def retry(session: Session, run: str, *, full_refresh: bool, incremental: bool, workspace_file: str | None) -> int:
     """Start another attempt of RUN and watch it: what failed, and what hangs on it.
 

@@ -27,6 +27,9 @@ COMMANDS = {
     "check": "elt_dagster.cli.explore:check",
     "discover": "elt_dagster.cli.explore:discover",
     "preview": "elt_dagster.cli.explore:preview",
+    "connections": "elt_dagster.cli.connections:connections",
+    "syncs": "elt_dagster.cli.syncs:syncs",
+    "streams": "elt_dagster.cli.streams:streams",
     "run": "elt_dagster.cli.run:run",
     "status": "elt_dagster.cli.status:status",
     "runs": "elt_dagster.cli.status:runs",
@@ -34,6 +37,7 @@ COMMANDS = {
     "retry": "elt_dagster.cli.again:retry",
     "backfill": "elt_dagster.cli.again:backfill",
     "state": "elt_dagster.cli.state:state",
+    "workspaces": "elt_dagster.cli.workspaces:workspaces",
     "keys": "elt_dagster.cli.keys:keys",
     "serve": "elt_dagster.cli.serve:serve",
 }

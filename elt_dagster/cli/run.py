@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elt_dagster.cli.progress import Board, ProgressView, progress_view
-from elt_dagster.cli.session import Session, command, workspace_option
+from elt_dagster.cli.session import Session, steering, workspace_option
 from elt_dagster.cli.show import cell, number, seconds, size, table
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ CANCELLED = 130
 )
 @click.option("--to", "end", metavar="TIME", help="End of that window, exclusive; default now.")
 @workspace_option
-@command
+@steering
 def run(
     session: Session,
     sync: str,
@@ -90,6 +90,8 @@ def window_between(session: Session, slug: str, start: str | None, end: str | No
         raise ConfigError(
             "--to without --from names no window.", fix="Give both, or --from alone for everything since."
         )
+    if session.url:
+        raise ConfigError("A server takes no window.", fix="Run it where the store is, or without --from and --to.")
     spec = session.workspace.configured(slug).spec
     schedule = spec.schedule.timezone if spec.schedule is not None else "UTC"
     zone = (spec.slicing.timezone if spec.slicing is not None else None) or schedule
@@ -101,8 +103,7 @@ def _wanted(session: Session, slug: str, streams: tuple[str, ...]) -> list[str]:
     """The streams to run, checked before anything starts."""
     from elt_dagster.errors import ConfigError, NotFoundError, nearest
 
-    spec = session.workspace.configured(slug).spec
-    known = [b.name for b in spec.streams]
+    known = session.stream_names(slug)
     for name in streams:
         if name not in known:
             raise NotFoundError(f"Sync {slug!r} has no stream {name!r}.", fix=nearest(name, known))

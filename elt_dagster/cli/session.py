@@ -7,19 +7,21 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from elt_dagster.cli.desk import Desk
+    from elt_dagster.client import Client
     from elt_dagster.control.runs import Runs
     from elt_dagster.control.workspace import Workspace
     from elt_dagster.store import Store
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 STORE_VARIABLE = "ELT_DAGSTER_STORE"
 WEBSERVER_VARIABLE = "ELT_DAGSTER_WEBSERVER_URL"
+URL_VARIABLE = "ELT_DAGSTER_URL"
+KEY_VARIABLE = "ELT_DAGSTER_API_KEY"
 WIDE = 1000
 """Columns of output that is no terminal: a table in a pipe is for `grep`, and must not be cut."""
 
@@ -38,6 +42,9 @@ class Session:
     store_url: str | None
     workspace_name: str
     as_json: bool
+    url: str | None = None
+    """The server to talk to instead of the store."""
+    api_key: str | None = None
 
     @cached_property
     def out(self) -> "Console":
@@ -63,9 +70,39 @@ class Session:
 
         return Workspace(store=self.store, name=self.workspace_name)
 
+    @cached_property
+    def client(self) -> "Client":
+        """The server that was named. Raises ConfigError when there is no key for it."""
+        from elt_dagster.client import Client
+        from elt_dagster.errors import ConfigError
+
+        if not self.api_key:
+            raise ConfigError(f"{self.url} needs an API key.", fix=f"Set {KEY_VARIABLE}, or give --api-key.")
+        return Client(self.url or "", self.api_key)
+
+    def desk(self, workspace_file: str | None = None) -> "Desk":
+        """Connections, syncs and streams: of the server that was named, else of the store."""
+        from elt_dagster.cli.local import LocalDesk
+        from elt_dagster.cli.remote import RemoteDesk
+
+        return RemoteDesk(self.client) if self.url else LocalDesk(self, workspace_file)
+
+    def stream_names(self, slug: str) -> list[str]:
+        """The streams of a sync. Raises NotFoundError with the nearest slug."""
+        from elt_dagster.cli.desk import find_sync
+
+        if self.url:
+            return list(find_sync(self.desk(), slug).streams)
+        return [binding.name for binding in self.workspace.configured(slug).spec.streams]
+
     @contextmanager
     def runs(self, workspace_file: str | None = None) -> "Iterator[Runs]":
-        """The runs of the configured Dagster, with its code loaded so that syncs can be launched."""
+        """The runs of the server that was named, else of the configured Dagster, with its code loaded so that syncs can be launched."""
+        if self.url:
+            from elt_dagster.cli.remote import RemoteRuns
+
+            yield cast("Runs", RemoteRuns(self.client))
+            return
         from elt_dagster.orchestration.runs import open_runs
 
         self._name_store()
@@ -75,7 +112,7 @@ class Session:
     @contextmanager
     def past_runs(self) -> "Iterator[Runs]":
         """The runs of the configured Dagster, to look at and to cancel: no code is loaded, which takes time with many syncs."""
-        if os.environ.get(WEBSERVER_VARIABLE):
+        if self.url or os.environ.get(WEBSERVER_VARIABLE):
             with self.runs() as runs:
                 yield runs
             return
@@ -133,17 +170,48 @@ def command(function: F) -> F:
     def call(*args: Any, store_url: str | None, workspace_name: str, as_json: bool, **kwargs: Any) -> Any:
         return function(Session(store_url, workspace_name, as_json), *args, **kwargs)
 
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document on stdout."),
-        click.option(
-            "--workspace", "workspace_name", default="default", show_default=True, help="Workspace of the store."
-        ),
-        click.option(
-            "--store", "store_url", metavar="URL", help=f"SQLAlchemy URL of the store; default ${STORE_VARIABLE}."
-        ),
-    ):
+    return cast("F", _with_options(call, _OPTIONS))  # same call, other parameters
+
+
+def steering(function: F) -> F:
+    """As `command`, for one that can also talk to a server: it gets ``--url`` and ``--api-key`` as well."""
+
+    @functools.wraps(function)
+    def call(
+        *args: Any,
+        store_url: str | None,
+        workspace_name: str,
+        as_json: bool,
+        url: str | None,
+        api_key: str | None,
+        **kwargs: Any,
+    ) -> Any:
+        return function(Session(store_url, workspace_name, as_json, url, api_key), *args, **kwargs)
+
+    return cast("F", _with_options(call, (*_SERVER_OPTIONS, *_OPTIONS)))
+
+
+_OPTIONS = (
+    click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document on stdout."),
+    click.option("--workspace", "workspace_name", default="default", show_default=True, help="Workspace of the store."),
+    click.option(
+        "--store", "store_url", metavar="URL", help=f"SQLAlchemy URL of the store; default ${STORE_VARIABLE}."
+    ),
+)
+_SERVER_OPTIONS = (
+    click.option(
+        "--api-key", metavar="KEY", envvar=KEY_VARIABLE, help=f"Its key, which says the workspace; default ${KEY_VARIABLE}."
+    ),
+    click.option(
+        "--url", metavar="URL", envvar=URL_VARIABLE, help=f"Talk to this `elt-dagster serve`, not to a store; default ${URL_VARIABLE}."
+    ),
+)  # fmt: skip
+
+
+def _with_options(call: Any, options: Sequence[Callable[[Any], Any]]) -> Any:
+    for option in options:
         call = option(call)
-    return call  # type: ignore[return-value]  # same call, other parameters
+    return call
 
 
 def _console(*, stderr: bool) -> "Console":

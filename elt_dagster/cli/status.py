@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from elt_dagster.cli.session import Session, command
+from elt_dagster.cli.session import Session, steering
 from elt_dagster.cli.show import ago, clock, seconds, table
 
 if TYPE_CHECKING:
-    from elt_dagster.control.configured import ConfiguredSync
+    from elt_dagster.cli.desk import SyncRow
     from elt_dagster.control.runs import RunView
 
 RECENT_RUNS = 500
@@ -18,7 +18,7 @@ RECENT_RUNS = 500
 
 
 @click.command()
-@command
+@steering
 def status(session: Session) -> None:
     """Show every sync: its last run, its next one, and whether its tables are fresh."""
     now = datetime.now(UTC)
@@ -56,35 +56,22 @@ def _recent_runs(session: Session) -> "list[RunView]":
 
 
 def _statuses(session: Session, recent: "list[RunView]", now: datetime) -> Iterator[dict[str, Any]]:
-    from elt_dagster.store import BrokenSync
-
     last: dict[str, RunView] = {}
     loaded: dict[str, RunView] = {}
     for view in recent:
         last.setdefault(view.sync, view)
         if view.status.value == "completed":
             loaded.setdefault(view.sync, view)
-    for sync in session.workspace.configured_syncs():
-        row: dict[str, Any]
-        if isinstance(sync, BrokenSync):
-            row = {
-                "sync": sync.slug,
-                "status": "broken",
-                "streams": 0,
-                "next_at": None,
-                "freshness": "",
-                "error": sync.error,
-            }
-        else:
-            row = {
-                "sync": sync.spec.slug,
-                "status": sync.spec.status.value,
-                "streams": len(sync.spec.streams),
-                "next_at": next_tick(sync, now),
-                "freshness": _freshness(sync, loaded.get(sync.spec.slug), now),
-                "error": None,
-            }
-        yield {**row, **_last(last.get(row["sync"]))}
+    for sync in session.desk().syncs():
+        yield {
+            "sync": sync.slug,
+            "status": sync.status,
+            "streams": len(sync.streams),
+            "next_at": next_tick(sync, now),
+            "freshness": _freshness(sync, loaded.get(sync.slug), now),
+            "error": sync.error,
+            **_last(last.get(sync.slug)),
+        }
 
 
 def _last(view: "RunView | None") -> dict[str, Any]:
@@ -96,24 +83,21 @@ def _last(view: "RunView | None") -> dict[str, Any]:
     }
 
 
-def next_tick(sync: "ConfiguredSync", now: datetime) -> datetime | None:
+def next_tick(sync: "SyncRow", now: datetime) -> datetime | None:
     """When the sync's schedule fires next, in UTC; None for one that does not run by itself."""
     from zoneinfo import ZoneInfo
 
     from croniter import croniter
 
-    from elt_dagster.model import SyncStatus, TriggerMode
-
-    spec = sync.spec
-    if spec.schedule is None or spec.status is not SyncStatus.ACTIVE or spec.trigger is not TriggerMode.SCHEDULED:
+    if sync.cron is None or sync.status != "active" or sync.trigger_mode != "scheduled":
         return None
-    local = now.astimezone(ZoneInfo(spec.schedule.timezone))
-    tick: datetime = croniter(spec.schedule.cron, local).get_next(datetime)
+    local = now.astimezone(ZoneInfo(sync.timezone))
+    tick: datetime = croniter(sync.cron, local).get_next(datetime)
     return tick.astimezone(UTC)
 
 
-def _freshness(sync: "ConfiguredSync", loaded: "RunView | None", now: datetime) -> str:
-    limit = sync.spec.freshness_sla_seconds
+def _freshness(sync: "SyncRow", loaded: "RunView | None", now: datetime) -> str:
+    limit = sync.freshness_sla_seconds
     if limit is None:
         return ""
     if loaded is None or loaded.ended_at is None:
@@ -125,7 +109,7 @@ def _freshness(sync: "ConfiguredSync", loaded: "RunView | None", now: datetime) 
 @click.argument("sync", required=False)
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
 @click.option("--run", "run_id", metavar="RUN", help="This run alone, with its streams and attempts.")
-@command
+@steering
 def runs(session: Session, sync: str | None, limit: int, run_id: str | None) -> None:
     """List the latest runs, of all syncs or of one; or show one RUN."""
     from elt_dagster.cli.run import run_json
@@ -134,7 +118,7 @@ def runs(session: Session, sync: str | None, limit: int, run_id: str | None) -> 
         _one_run(session, run_id)
         return
     if sync is not None:
-        session.workspace.configured(sync)  # an unknown slug is answered with the nearest one
+        session.stream_names(sync)  # an unknown slug is answered with the nearest one
     with session.past_runs() as gateway:
         views = gateway.list(sync, limit=limit)
     rows = [
@@ -169,7 +153,7 @@ def _took(view: "RunView") -> str:
 @click.command()
 @click.argument("run")
 @click.option("--reason", default="", help="Kept with the run.")
-@command
+@steering
 def cancel(session: Session, run: str, reason: str) -> None:
     """Ask a run to stop. What it has committed stays."""
     with session.past_runs() as gateway:

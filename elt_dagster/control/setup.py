@@ -115,11 +115,7 @@ class Setup:
 
     def set_enabled(self, sync_id: str, enabled: bool, *, by: str = "") -> StoredSync:
         """Switch the schedule of a sync. Raises ConfigError for one without streams, which has nothing to load."""
-        sync = self._syncs.get(sync_id)
-        if not enabled and sync.spec.status is SyncStatus.DRAFT:
-            return sync
-        _refuse_empty(sync)
-        return self._syncs.set_status(sync_id, SyncStatus.ACTIVE if enabled else SyncStatus.PAUSED, by=by)
+        return set_enabled(self._syncs, sync_id, enabled, by=by)
 
     def start(self, sync_id: str, *, by: str = "") -> str:
         """Activate a sync and run it at once; the run's id. Raises ConfigError for one without streams, ConflictError while a run is active."""
@@ -142,6 +138,15 @@ class Setup:
         connections = StoreConnections(self.workspace.store, self.workspace.name, self.workspace.environ)
         warehouse = open_warehouse(connections, sync.spec.destination, self.workspace.runtime)
         warehouse.drop(sync.spec.dataset, sorted(sync.binding_ids.values()))
+
+
+def set_enabled(syncs: Syncs, sync_id: str, enabled: bool, *, by: str = "") -> StoredSync:
+    """Switch the schedule of a sync, for which no run is asked. Raises ConfigError for one without streams, which has nothing to load."""
+    sync = syncs.get(sync_id)
+    if not enabled and sync.spec.status is SyncStatus.DRAFT:
+        return sync
+    _refuse_empty(sync)
+    return syncs.set_status(sync_id, SyncStatus.ACTIVE if enabled else SyncStatus.PAUSED, by=by)
 
 
 def excluded_substreams(sync: StoredSync) -> dict[str, list[str]]:

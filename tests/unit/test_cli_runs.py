@@ -10,13 +10,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from elt_dagster.cli import run as run_module
+from elt_dagster.cli.desk import SyncRow
 from elt_dagster.cli.progress import SHOWN_STREAMS, Board, LiveView, PlainView, progress_view
 from elt_dagster.cli.run import exit_code
 from elt_dagster.cli.session import Session
@@ -24,7 +24,7 @@ from elt_dagster.cli.status import next_tick
 from elt_dagster.control.runs import RunEvents, RunStatus, RunView, StreamRun
 from elt_dagster.engine import Progress
 from elt_dagster.errors import NotFoundError, TransientError
-from elt_dagster.model import RunMode, SyncSpec, TriggeredBy, Window
+from elt_dagster.model import RunMode, TriggeredBy, Window
 from tests.unit.cli_shelf import shelf_fixture
 from tests.unit.test_cli import ROOT, Elt, elt, shop
 
@@ -286,14 +286,14 @@ def test_one_run_is_shown_with_its_reason_streams_and_attempts(shop: Elt, monkey
 
 
 def test_the_next_tick_follows_the_clock_of_its_zone() -> None:
-    spec = {"slug": "a", "connection": "c", "destination": "d", "schema": "s"}
-    daily = SyncSpec.model_validate({**spec, "schedule": {"cron": "0 6 * * *", "timezone": "Europe/Copenhagen"}})
+    daily = SyncRow(
+        id="1", slug="a", name="a", status="active", trigger_mode="scheduled", cron="0 6 * * *", timezone="Europe/Copenhagen"
+    )  # fmt: skip
     winter, summer = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 7, 1, tzinfo=UTC)
-    assert next_tick(SimpleNamespace(spec=daily), winter) == datetime(2026, 1, 1, 5, tzinfo=UTC)  # type: ignore[arg-type]
-    assert next_tick(SimpleNamespace(spec=daily), summer) == datetime(2026, 7, 1, 4, tzinfo=UTC)  # type: ignore[arg-type]
-    for change in ({"status": "paused"}, {"trigger_mode": "manual"}, {"schedule": None}):
-        quiet = SyncSpec.model_validate({**daily.model_dump(by_alias=True), **change})
-        assert next_tick(SimpleNamespace(spec=quiet), winter) is None  # type: ignore[arg-type]
+    assert next_tick(daily, winter) == datetime(2026, 1, 1, 5, tzinfo=UTC)
+    assert next_tick(daily, summer) == datetime(2026, 7, 1, 4, tzinfo=UTC)
+    for quiet in (replace(daily, status="paused"), replace(daily, trigger_mode="manual"), replace(daily, cron=None)):
+        assert next_tick(quiet, winter) is None
 
 
 # --- progress ------------------------------------------------------------------------------------------------------------------
