@@ -120,6 +120,11 @@ def prune_statement(table: str, binding_id: str, position: int) -> str:
     return f"DELETE FROM {table} WHERE binding_id = {text(binding_id)} AND position <= {position - HISTORY_LENGTH}"
 
 
+def forget_statement(table: str, gone: Sequence[State]) -> str:
+    """Remove every state of the bindings of ``gone``, and whatever they have claimed."""
+    return f"DELETE FROM {table} WHERE binding_id IN ({', '.join(text(one) for one in sorted({s.binding_id for s in gone}))})"
+
+
 def is_mine(table: str, state: State, position: int) -> str:
     """A query that counts whether ``state`` is the newest row of its binding, at ``position``."""
     mine = f"position = {position} AND load_id = {text(state.load_id)}"

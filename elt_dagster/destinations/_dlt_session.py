@@ -8,7 +8,7 @@ import base64
 import contextlib
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from elt_dagster.destinations._dlt_rows import CELLS
 from elt_dagster.destinations._dlt_runtime import library
 from elt_dagster.destinations._dlt_types import canonical_type, dlt_column, schema_name
 from elt_dagster.destinations.base import DELETED_AT, HISTORY_LENGTH, STATE_TABLE, State, TableRef
+from elt_dagster.destinations.dropping import is_ours, states_of, theirs
 from elt_dagster.destinations.state import COLUMNS, from_row
 
 _COLUMNS = f"{COLUMNS}, position"
@@ -143,6 +144,25 @@ class Session:
                 self.rows(
                     f"DELETE FROM {table} WHERE {binding} = %s AND {position} <= %s", row[0], row[-1] - HISTORY_LENGTH
                 )
+
+    def drop(self, binding_ids: Collection[str]) -> tuple[TableRef, ...]:
+        """Remove the tables and states of bindings, and what dlt knows of these tables; the tables that were there. The states go last."""
+        gone = states_of(self.states(), binding_ids)
+        known = self.tables() if gone else {}
+        dropped: list[TableRef] = []
+        for table, marks in theirs(gone).items():
+            found = self.columns(table) if known.get(table.name) is False else None
+            if found is None or not is_ours(found.names, marks):
+                continue
+            self.rows(f"DROP TABLE {self.table(table.name)}")
+            dropped.append(table)
+        for table in {state.table for state in gone}:
+            # dlt would take the table for being there still
+            self.forget_old_schemas(table, "")
+        binding = self.column("binding_id")
+        for one in sorted({state.binding_id for state in gone}):
+            self.rows(f"DELETE FROM {self.table(STATE_TABLE)} WHERE {binding} = %s", one)
+        return tuple(dropped)
 
     def _make_state_table(self) -> None:
         """By dlt, which knows each warehouse's words for text and numbers."""

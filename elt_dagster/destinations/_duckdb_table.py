@@ -3,7 +3,7 @@
 No keys or NOT NULL are declared: an index makes DuckDB slower and hungrier, and the engine has checked both before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -15,6 +15,7 @@ from elt_dagster.destinations._duckdb_file import Session
 from elt_dagster.destinations._duckdb_types import DIALECT, canonical_type, converted, folded
 from elt_dagster.destinations.base import DELETED_AT, STATE_TABLE, LoadPlan, State, TableRef
 from elt_dagster.destinations.drift import Evolution, by_name, evolve, merged_schema
+from elt_dagster.destinations.dropping import forget_statements, is_ours, states_of, theirs
 from elt_dagster.destinations.plans import arriving, check_adoption, check_owner, keeps_rows
 from elt_dagster.destinations.sql import comment_on_column, comment_on_table, literal, quote
 from elt_dagster.errors import DestinationError
@@ -193,6 +194,23 @@ def save_state(session: Session, row: State) -> None:
         session.run(statement)
     for statement, parameters in state.save_statements(current, past, row):
         session.run(statement, parameters)
+
+
+def drop(session: Session, schema: str, binding_ids: Collection[str]) -> tuple[TableRef, ...]:
+    """Remove the tables and states of bindings; the tables that were there. Inside a transaction."""
+    known = entries(session, schema)
+    gone = states_of(read_states(session, schema, known), binding_ids)
+    dropped: list[TableRef] = []
+    for table, marks in theirs(gone).items():
+        entry = known.get(folded(table.name))
+        if entry is None or entry.is_view or not is_ours((n for n, _ in duckdb_columns(session, entry)), marks):
+            continue
+        session.run(f"DROP TABLE {session.table(entry.table)}")
+        dropped.append(entry.table)
+    current, past = (session.table(TableRef(schema, name)) for name in (STATE_TABLE, state.HISTORY_TABLE))
+    for statement, parameters in forget_statements(current, past, gone):
+        session.run(statement, parameters)
+    return tuple(dropped)
 
 
 def _column_comments(session: Session, table: TableRef) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """A PostgreSQL table as a load finds and leaves it: whose it is, its columns, comments and indexes, and our rights on it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -19,6 +19,7 @@ from elt_dagster.destinations._postgres_types import (
 )
 from elt_dagster.destinations.base import DELETED_AT, STATE_TABLE, LoadPlan, State, TableRef
 from elt_dagster.destinations.drift import Evolution, by_name, evolve, merged_schema
+from elt_dagster.destinations.dropping import forget_statements, is_ours, states_of, theirs
 from elt_dagster.destinations.plans import arriving, check_adoption, check_owner, keeps_rows
 from elt_dagster.destinations.sql import comment_on_column, comment_on_table, quote, quoted
 from elt_dagster.errors import DestinationError
@@ -281,6 +282,30 @@ def save_state(session: Session, row: State) -> None:
     current, past = (qualified(TableRef(row.table.schema, name)) for name in (STATE_TABLE, state.HISTORY_TABLE))
     for statement, parameters in state.save_statements(current, past, row):
         session.run(_numbered(statement), parameters)
+
+
+def drop(session: Session, schema: str, binding_ids: Collection[str]) -> tuple[TableRef, ...]:
+    """Remove the tables and states of bindings; the tables that were there. Inside a transaction."""
+    if not entries(session, schema, [STATE_TABLE]):
+        return ()
+    tables = theirs(states_of(read_states(session, schema), binding_ids))
+    for table, marks in tables.items():
+        if not marks:
+            lock(session, f"table {table}")
+    # again, now that no commit is under way
+    gone = states_of(read_states(session, schema), binding_ids)
+    known = entries(session, schema, [table.name for table in tables])
+    dropped: list[TableRef] = []
+    for table, marks in theirs(gone).items():
+        entry = known.get(table.name)
+        if entry is None or entry.kind not in _LOADABLE or not is_ours(sql_types(session, entry), marks):
+            continue
+        session.run(f"DROP TABLE {qualified(table)}")
+        dropped.append(table)
+    current, past = (qualified(TableRef(schema, name)) for name in (STATE_TABLE, state.HISTORY_TABLE))
+    for statement, parameters in forget_statements(current, past, gone):
+        session.run(_numbered(statement), parameters)
+    return tuple(dropped)
 
 
 def _numbered(sql: str) -> str:

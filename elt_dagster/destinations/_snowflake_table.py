@@ -5,7 +5,7 @@ statement harms nobody: first the claim (a state row without a load id, which is
 additional NULL column, a wider type.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -25,6 +25,7 @@ from elt_dagster.destinations._snowflake_types import (
 )
 from elt_dagster.destinations.base import STATE_TABLE, LoadPlan, State, TableRef
 from elt_dagster.destinations.drift import Evolution, evolve, merged_schema
+from elt_dagster.destinations.dropping import forget_statements, is_ours, states_of, theirs
 from elt_dagster.destinations.plans import arriving, check_adoption, check_owner, keeps_rows
 from elt_dagster.destinations.sql import quote
 from elt_dagster.errors import DestinationError
@@ -334,6 +335,27 @@ def save_state(session: Session, row: State) -> None:
     """Make ``row`` its binding's state, and the newest of its history."""
     for statement, parameters in state.save_statements(*_state_tables(row.table.schema), row):
         session.run(statement, [p.isoformat() if p is row.committed_at else p for p in parameters])
+
+
+def drop(session: Session, schema: str, binding_ids: Collection[str]) -> tuple[TableRef, ...]:
+    """Remove the tables and states of bindings; the tables that were there. DDL ends a transaction here, so the states go last, in one of their own:
+    whoever is interrupted calls it again."""
+    gone = states_of(read_states(session, schema), binding_ids)
+    tables = theirs(gone)
+    known = look(session, schema, [table.name for table in tables]) if tables else {}
+    dropped: list[TableRef] = []
+    for table, marks in tables.items():
+        found = known.get(table.name)
+        if found is None or found.is_view or not is_ours(found.columns.names, marks):
+            continue
+        session.run(f"DROP TABLE {qualified(table)}")
+        dropped.append(table)
+    if gone:
+        with session.transaction():
+            lock_states(session, schema)
+            for statement, parameters in forget_statements(*_state_tables(schema), gone):
+                session.run(statement, parameters)
+    return tuple(dropped)
 
 
 def _state_tables(schema: str) -> tuple[str, str]:

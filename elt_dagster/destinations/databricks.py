@@ -19,7 +19,7 @@ just before the commit. What dead processes left in the staging volume is remove
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -36,6 +36,7 @@ from elt_dagster.destinations._databricks_stage import sweep
 from elt_dagster.destinations._databricks_state import (
     add_statement,
     committed,
+    forget_statement,
     is_mine,
     position_of,
     read_history,
@@ -45,6 +46,7 @@ from elt_dagster.destinations._databricks_state import (
 from elt_dagster.destinations._databricks_table import Described, describe, find, planned_evolution, table_names
 from elt_dagster.destinations._databricks_types import column_kind, readable
 from elt_dagster.destinations.base import Destination, Load, LoadPlan, State, StateMove, TableRef
+from elt_dagster.destinations.dropping import is_ours, states_of, theirs
 from elt_dagster.destinations.history import history_columns, history_table
 from elt_dagster.destinations.plans import check_plan
 from elt_dagster.destinations.state import check_moves, check_state
@@ -130,6 +132,22 @@ class Databricks(Destination[DatabricksConfig]):
                     f"A state of {schema} was changed by a run in the meantime; nothing was changed.",
                     fix="Look at it with `elt-dagster state history`, and try again.",
                 )
+
+    def drop(self, schema: str, binding_ids: Collection[str]) -> tuple[TableRef, ...]:
+        """See `Destination.drop`. The states go last; a commit that was interrupted goes with them. Unity Catalog can bring tables back for some days."""
+        dropped: list[TableRef] = []
+        with explaining(f"removing tables of {schema}", self.config):
+            # an interrupted commit has made a table as well
+            gone = states_of((row.state for row in read_rows(self._session, schema) or ()), binding_ids)
+            for table, marks in theirs(gone).items():
+                found = describe(self._session, table)
+                if found is None or "VIEW" in found.kind or not is_ours(found.columns.names, marks):
+                    continue
+                self._session.run(f"DROP TABLE {qualified(self.config.catalog, table)}")
+                dropped.append(table)
+            if gone:
+                self._session.run(forget_statement(state_table(self.config.catalog, schema), gone))
+        return tuple(dropped)
 
     def columns(self, table: TableRef) -> pa.Schema | None:
         """See `Destination.columns`. A view has columns too."""

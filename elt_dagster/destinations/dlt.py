@@ -20,7 +20,7 @@ home directory, and no file or environment variable is read for settings.
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -151,6 +151,11 @@ class Dlt(Destination[DltConfig]):
         with self._open(schema, f"setting the state of {schema}") as session:
             check_moves(moves, session.states())
             session.save([move.state for move in moves])
+
+    def drop(self, schema: str, binding_ids: Collection[str]) -> tuple[TableRef, ...]:
+        """See `Destination.drop`. In a transaction where dlt's client of this warehouse has them."""
+        with self._open(schema, f"removing tables of {schema}") as session:
+            return session.drop(binding_ids)
 
     def columns(self, table: TableRef) -> pa.Schema | None:
         """See `Destination.columns`; without the column that dlt's hard deletes need."""

@@ -6,7 +6,7 @@ https://duckdb.org/docs/current/connect/concurrency
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from elt_dagster.destinations._duckdb_load import DuckDBLoad
 from elt_dagster.destinations._duckdb_table import (
     Entry,
     columns_of,
+    drop,
     duckdb_columns,
     entries,
     find,
@@ -141,6 +142,16 @@ class DuckDB(Destination[DuckDBConfig]):
             for move in moves:
                 save_state(session, move.state)
             session.run("COMMIT")
+
+    def drop(self, schema: str, binding_ids: Collection[str]) -> tuple[TableRef, ...]:
+        """See `Destination.drop`."""
+        if not self._file.exists():
+            return ()
+        with self._file.open(write=True) as session, explaining(f"removing tables of {schema}"):
+            session.run("BEGIN TRANSACTION")
+            dropped = drop(session, schema, binding_ids)
+            session.run("COMMIT")
+        return dropped
 
     def columns(self, table: TableRef) -> pa.Schema | None:
         """See `Destination.columns`. A view has columns too."""

@@ -5,7 +5,7 @@ Rows go out as binary COPY, encoded from Arrow without Python touching a value (
 """
 
 import contextlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from elt_dagster.destinations._postgres_table import (
     Entry,
     check_rights,
     columns_of,
+    drop,
     entries,
     find,
     planned_evolution,
@@ -127,6 +128,12 @@ class Postgres(Destination[PostgresConfig]):
             check_moves(moves, read_states(session, schema) if entries(session, schema, [STATE_TABLE]) else [])
             for move in moves:
                 save_state(session, move.state)
+
+    def drop(self, schema: str, binding_ids: Collection[str]) -> tuple[TableRef, ...]:
+        """See `Destination.drop`. Waits for commits that are under way into the same tables; a view on one of them keeps everything as it is."""
+        doing = f"removing tables of {schema}"
+        with explaining(doing, self.config), self._open() as session, session.transaction():
+            return drop(session, schema, binding_ids)
 
     def columns(self, table: TableRef) -> pa.Schema | None:
         """See `Destination.columns`. A view has columns too."""

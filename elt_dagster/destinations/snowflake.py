@@ -9,7 +9,7 @@ done before the transaction, what in it, and why two loads cannot both win is wr
 - The role needs USAGE on warehouse and database and CREATE SCHEMA on the database, or, on schemas that are there, USAGE, CREATE TABLE and CREATE STAGE.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from elt_dagster.destinations._snowflake_session import Session, qualified
 from elt_dagster.destinations._snowflake_settings import SnowflakeConfig
 from elt_dagster.destinations._snowflake_table import (
     Table,
+    drop,
     find,
     lock_states,
     look,
@@ -99,6 +100,11 @@ class Snowflake(Destination[SnowflakeConfig]):
             check_moves(moves, lock_states(session, schema))
             for move in moves:
                 save_state(session, move.state)
+
+    def drop(self, schema: str, binding_ids: Collection[str]) -> tuple[TableRef, ...]:
+        """See `Destination.drop`."""
+        with explaining(f"removing tables of {schema}", self.config), self._open() as session:
+            return drop(session, schema, binding_ids)
 
     def columns(self, table: TableRef) -> pa.Schema | None:
         """See `Destination.columns`. A view has columns too."""

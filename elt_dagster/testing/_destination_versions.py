@@ -12,10 +12,10 @@ import pytest
 from elt_dagster.destinations.base import DELETED_AT, IS_CURRENT, VALID_FROM, VALID_TO, Committed, RowRange
 from elt_dagster.destinations.history import history_table
 from elt_dagster.destinations.rejected import REASON, ROW, rejected_table
-from elt_dagster.errors import ConfigError, DestinationError
+from elt_dagster.errors import ConfigError, DestinationError, TransientError
 from elt_dagster.model import Checkpoint, DeleteMode, LoadMode, SchemaDrift
 from elt_dagster.model.types import JSON, TIMESTAMP_UTC
-from elt_dagster.testing._destination_bench import APPEND, KEYED, MERGE, REPLACE, ROWS, Bench, rows_of
+from elt_dagster.testing._destination_bench import APPEND, KEYED, MERGE, REPLACE, ROWS, Bench, batch_of, rows_of
 
 HARD, SOFT, IGNORE = DeleteMode.HARD, DeleteMode.SOFT, DeleteMode.IGNORE
 MARKED = pa.schema([*ROWS, pa.field(DELETED_AT, TIMESTAMP_UTC)])
@@ -201,6 +201,50 @@ class VersionTests:
         with pytest.raises(ConfigError, match=VALID_FROM):
             bench.destination.begin(bench.plan(MERGE, history=True, columns=columns, primary_key=("id",)))
         assert bench.destination.columns(bench.table()) is None
+
+    # --- removal
+
+    def test_what_bindings_have_loaded_goes_with_their_states(self, bench: Bench) -> None:
+        for table in ("orders", "others"):
+            bench.load(MERGE, [(1, "a", 1)], table=table, checkpoint=Checkpoint(1), **KEYED)
+        gone = bench.destination.drop(bench.schema, ["binding-orders", "binding-nothing"])
+        assert [table.name for table in gone] == ["orders"]
+        assert bench.destination.columns(bench.table()) is None
+        assert [s.binding_id for s in bench.destination.states(bench.schema)] == ["binding-others"]
+        assert bench.destination.history(bench.schema, "binding-orders") == []
+        assert (bench.rows("others"), bench.cursor("others")) == ([(1, "a", 1)], 1)
+        assert bench.destination.drop(bench.schema, ["binding-orders"]) == ()
+        bench.load(MERGE, [(2, "b", 1)], **KEYED)
+        assert bench.rows() == [(2, "b", 1)]
+
+    def test_a_history_goes_with_its_table(self, bench: Bench) -> None:
+        bench.load(MERGE, [(1, "a", 1)], history=True, **KEYED)
+        gone = bench.destination.drop(bench.schema, ["binding-orders"])
+        assert {table.name for table in gone} == {"orders", "orders__history"}
+        assert bench.destination.columns(bench.table("orders__history")) is None
+        bench.load(MERGE, [(2, "b", 1)], history=True, **KEYED)
+        assert versions(bench) == [(2, "b", True)]
+
+    def test_a_strangers_table_stays_when_bindings_go(self, bench: Bench) -> None:
+        bench.load(MERGE, [(1, "a", 1)], **KEYED)
+        bench.run_sql(f'CREATE TABLE "{bench.schema}"."orders__history" ("id" BIGINT)')
+        bench.run_sql(f'CREATE TABLE "{bench.schema}"."unloaded" ("id" BIGINT)')
+        gone = bench.destination.drop(bench.schema, ["binding-orders", "binding-unloaded"])
+        assert [table.name for table in gone] == ["orders"]
+        assert bench.destination.count(bench.table("orders__history")) == 0
+        assert bench.destination.count(bench.table("unloaded")) == 0
+
+    def test_a_load_that_is_under_way_brings_nothing_back(self, bench: Bench) -> None:
+        bench.load(MERGE, [(1, "a", 1)], **KEYED)
+        with bench.destination.begin(bench.plan(MERGE, **KEYED)) as late:
+            late.stage(batch_of([(2, "b", 1)]))
+            bench.destination.drop(bench.schema, ["binding-orders"])
+            with pytest.raises((TransientError, DestinationError)):
+                late.commit(None)
+        assert bench.destination.columns(bench.table()) is None
+
+    def test_where_nothing_was_loaded_nothing_goes(self, bench: Bench) -> None:
+        assert bench.destination.drop(bench.schema, ["binding-orders"]) == ()
 
     def test_a_strangers_table_is_no_history(self, bench: Bench) -> None:
         bench.load(MERGE, [(1, "a", 1)], **KEYED)

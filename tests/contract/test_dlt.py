@@ -51,6 +51,7 @@ UNSUPPORTED = {
             "test_a_history_follows_the_columns",
             "test_a_history_commits_with_its_table_or_not_at_all",
             "test_a_strangers_table_is_no_history",
+            "test_a_history_goes_with_its_table",
             "test_a_history_sees_what_a_window_changes",
         ),
         _NO_HISTORY,
