@@ -134,7 +134,7 @@ def described(answer: Mapping[str, Any]) -> Described:
 
 def offered(sobjects: Sequence[Mapping[str, Any]], patterns: Sequence[str]) -> list[str]:
     """The names of the objects that can be read whole and match one of ``patterns`` (all, where there is none), sorted."""
-    names = {str(o["name"]) for o in sobjects if o.get("queryable")}
+    names = {str(o["name"]) for o in sobjects if o.get("queryable") and not o.get("deprecatedAndHidden")}
     return sorted(n for n in names if can_be_read(n) and (not patterns or any(fnmatchcase(n, p) for p in patterns)))
 
 

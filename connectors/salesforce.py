@@ -179,6 +179,8 @@ class Salesforce(RestConnector[SalesforceConfig]):
             token_url=f"{login}/services/oauth2/token",
             scopes=("api", "refresh_token", "offline_access"),
             settings={"auth_type": "refresh_token"},
+            ask=("is_sandbox", "domain"),
+            hosts=("login.salesforce.com", "test.salesforce.com", "*.my.salesforce.com"),
         )
 
     # -- how it is reached ---------------------------------------------------------------------------------------------

@@ -13,10 +13,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import SecretStr
 
+from elt_dagster.control.oauth import consent_of
 from elt_dagster.errors import AuthError, ConfigError
 from elt_dagster.model import ReadRequest
 from elt_dagster.registry import load_connector
 from elt_dagster.sdk import Connector, Runtime
+from elt_dagster.store.bridges import OAuthClient
 from tests.contract.salesforce_org import HOST, REFRESH, SECRET, SETTINGS, Org
 
 Salesforce = load_connector("salesforce")
@@ -196,3 +198,16 @@ def test_consent_is_asked_for_where_tokens_come_from(settings: dict[str, Any], h
     assert found.scopes == ("api", "refresh_token", "offline_access")
     assert found.keep == {"refresh_token": "refresh_token"}
     assert found.settings == {"auth_type": "refresh_token"}
+
+
+def test_the_clients_secret_goes_to_salesforce_and_to_nobody_else() -> None:
+    client = OAuthClient("salesforce", "app", SECRET, {})
+    for domain in ("acme.my.salesforce.com", "acme--uat.sandbox.my.salesforce.com"):
+        assert domain in consent_of(Salesforce, client, {"domain": domain}).token_url
+    for settings in (
+        {"domain": "evil.example"},
+        {"login_url": "https://evil.example"},
+        {"domain": "x.my.salesforce.com@evil.example"},
+    ):
+        with pytest.raises(ConfigError):
+            consent_of(Salesforce, client, settings)
