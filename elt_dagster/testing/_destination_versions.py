@@ -202,6 +202,13 @@ class VersionTests:
             bench.destination.begin(bench.plan(MERGE, history=True, columns=columns, primary_key=("id",)))
         assert bench.destination.columns(bench.table()) is None
 
+    def test_a_strangers_table_is_no_history(self, bench: Bench) -> None:
+        bench.load(MERGE, [(1, "a", 1)], **KEYED)
+        bench.run_sql(f'CREATE TABLE "{bench.schema}"."orders__history" ("id" BIGINT)')
+        with pytest.raises(DestinationError, match="orders__history"):
+            bench.load(MERGE, [(1, "b", 2)], history=True, **KEYED)
+        assert bench.rows() == [(1, "a", 1)]
+
     # --- removal
 
     def test_what_bindings_have_loaded_goes_with_their_states(self, bench: Bench) -> None:
@@ -245,13 +252,6 @@ class VersionTests:
 
     def test_where_nothing_was_loaded_nothing_goes(self, bench: Bench) -> None:
         assert bench.destination.drop(bench.schema, ["binding-orders"]) == ()
-
-    def test_a_strangers_table_is_no_history(self, bench: Bench) -> None:
-        bench.load(MERGE, [(1, "a", 1)], **KEYED)
-        bench.run_sql(f'CREATE TABLE "{bench.schema}"."orders__history" ("id" BIGINT)')
-        with pytest.raises(DestinationError, match="orders__history"):
-            bench.load(MERGE, [(1, "b", 2)], history=True, **KEYED)
-        assert bench.rows() == [(1, "a", 1)]
 
     # --- windows
 

@@ -8,12 +8,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
 
 from elt_dagster import registry
 from elt_dagster.control.runs import RunStatus, StreamRun
-from elt_dagster.model import ConnectionSpec, RunMode, SyncStatus
+from elt_dagster.destinations.base import LoadPlan, TableRef
+from elt_dagster.destinations.duckdb import DuckDB, DuckDBConfig
+from elt_dagster.model import ConnectionSpec, LoadMode, RunMode, SyncStatus
 from elt_dagster.store import Store, open_store
 from tests import servers
 from tests.unit import connect_stage
@@ -436,6 +439,54 @@ def test_deleting_a_sync_deletes_its_streams_and_leaves_its_tables(stage: Stage)
     assert stage.ask("GET", "/elt_streams")["data"] == []
     stage.refused("GET", f"/elt_syncs/{sync['id']}", 404)
     stage.refused("DELETE", f"/elt_syncs/{sync['id']}", 404)
+
+
+def loaded(stage: Stage, sync: dict[str, Any]) -> DuckDB:
+    """The warehouse, with a table of one row for every stream of ``sync``."""
+    warehouse = DuckDB(DuckDBConfig(path=str(stage.file)))
+    for stream in sync["source_streams"]:
+        plan = LoadPlan(
+            table=TableRef("raw_ads", stream["name"]), columns=pa.schema([("id", pa.int64())]), mode=LoadMode.APPEND,
+            binding_id=stream["id"], load_id=stream["id"], run_id="r",
+        )  # fmt: skip
+        with warehouse.begin(plan) as load:
+            load.stage(pa.record_batch({"id": [1]}))
+            load.commit(None)
+    return warehouse
+
+
+def test_tables_stay_when_their_sync_goes_and_go_when_it_is_asked(stage: Stage) -> None:
+    kept, gone = stage.sync([{"name": "label"}]), stage.sync([{"name": "adverts"}])
+    warehouse = loaded(stage, kept)
+    loaded(stage, gone)
+    stage.ask("DELETE", f"/elt_syncs/{gone['id']}?removeDataReferences=true", 204)
+    stage.ask("DELETE", f"/elt_syncs/{kept['id']}?removeDataReferences=false", 204)
+    assert warehouse.columns(TableRef("raw_ads", "adverts")) is None
+    assert warehouse.count(TableRef("raw_ads", "label")) == 1
+    assert [s.binding_id for s in warehouse.states("raw_ads")] == [kept["source_streams"][0]["id"]]
+    assert stage.ask("GET", "/elt_syncs")["data"] == []
+
+
+def test_tables_that_are_being_loaded_are_not_removed(stage: Stage) -> None:
+    sync = stage.sync([{"name": "label"}])
+    warehouse = loaded(stage, sync)
+    run = stage.runs.launch(sync["id"], sync_id=sync["id"])
+    path = f"/elt_syncs/{sync['id']}?removeDataReferences=true"
+    assert stage.ask("DELETE", path, 409)["conflict_id"] == run
+    assert warehouse.count(TableRef("raw_ads", "label")) == 1
+    stage.runs.put(run, RunStatus.CANCELLED, ended_at=datetime.now(UTC))
+    stage.ask("DELETE", path, 204)
+
+
+def test_a_sync_stays_where_its_tables_cannot_be_removed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync = stage.sync([{"name": "label"}])
+    path = f"/elt_syncs/{sync['id']}?removeDataReferences=true"
+    with monkeypatch.context() as patch:
+        patch.delattr(DuckDB, "drop")
+        told = stage.refused("DELETE", path, 400)
+    assert "DuckDB cannot remove tables from here. Leave removeDataReferences out" in told
+    stage.ask("GET", f"/elt_syncs/{sync['id']}")
+    stage.refused("DELETE", f"/elt_syncs/{sync['id']}?removeDataReferences=perhaps", 400)
 
 
 @pytest.mark.parametrize("path", ["", "/status", "/available_source_streams", "/source_streams"])
