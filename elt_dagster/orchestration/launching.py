@@ -77,6 +77,7 @@ class Launcher:
     def __init__(self, transport: graphql.Transport) -> None:
         self._transport = transport
         self._jobs: dict[str, tuple[Job, float]] = {}
+        self._missing: dict[str, float] = {}
 
     def knows(self, name: str) -> bool:
         """Whether the job was found before."""
@@ -119,7 +120,10 @@ class Launcher:
 
         Raises NotFoundError that says what failed to load.
         """
-        known, at = self._jobs.get(f"{name}/{sync_id}", (None, 0.0))
+        place = f"{name}/{sync_id}"
+        if as_it_was and time.monotonic() - self._missing.get(place, float("-inf")) < REMEMBER_SECONDS:
+            raise NotFoundError(f"Dagster has no job for the sync {sync!r}.", fix=_GONE)
+        known, at = self._jobs.get(place, (None, 0.0))
         if known is not None and (as_it_was or time.monotonic() - at < REMEMBER_SECONDS):
             return known
         data = self._transport.execute(graphql.REPOSITORIES, {})
@@ -129,8 +133,9 @@ class Launcher:
             if found["pipelineOrError"]["__typename"] == "Pipeline" and _is_of(found["pipelineOrError"], sync_id):
                 streams = tuple(_job_stream(node) for node in found["assetNodes"])
                 job = Job(empty.location, empty.repository, name, streams)
-                self._jobs[f"{name}/{sync_id}"] = (job, time.monotonic())
+                self._jobs[place] = (job, time.monotonic())
                 return job
+        self._missing[place] = time.monotonic()
         raise NotFoundError(f"Dagster has no job for the sync {sync!r}.", fix=_why_not_loaded(data["workspaceOrError"]))
 
     def execution(self, job: Job, wish: Wish, more_tags: Mapping[str, str] | None = None) -> dict[str, Any]:

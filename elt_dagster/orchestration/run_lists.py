@@ -5,7 +5,6 @@ the same questions go to the webserver. Both give runs as the GraphQL documents 
 """
 
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -26,7 +25,8 @@ ACTIVE = (
 _ACTIVE_WORDS = frozenset(status.value for status in ACTIVE)
 _SUCCESS = dg.DagsterRunStatus.SUCCESS.value
 _PAGE = 100
-_KEPT_SECONDS = 300.0
+_LOOKED_THROUGH = 3000
+_FEW = 5
 Run = Mapping[str, Any]
 """A run in the fields of `graphql.RUNS`."""
 
@@ -58,6 +58,10 @@ class RunLists(Protocol):
 
     def those(self, run_ids: Sequence[str]) -> list[Run]:
         """The runs with these ids, as far as they are there."""
+        ...
+
+    def present(self, run_ids: Sequence[str]) -> set[str]:
+        """Which of these runs are there."""
         ...
 
 
@@ -112,6 +116,10 @@ class InstanceLists:
         """One query."""
         found = self._instance.get_run_records(dg.RunsFilter(run_ids=list(run_ids))) if run_ids else []
         return [from_record(record) for record in found]
+
+    def present(self, run_ids: Sequence[str]) -> set[str]:
+        """One query that reads no run."""
+        return set(self._instance.get_run_ids(dg.RunsFilter(run_ids=list(run_ids)))) if run_ids else set()
 
 
 class GraphQLLists:
@@ -180,6 +188,10 @@ class GraphQLLists:
         answer = self._transport.execute(graphql.RUNS, {"filter": {"runIds": list(run_ids)}, "limit": len(run_ids)})
         return list(answer["runsOrError"].get("results", ()))
 
+    def present(self, run_ids: Sequence[str]) -> set[str]:
+        """As `those`."""
+        return {run["runId"] for run in self.those(run_ids)}
+
     def _each(self, filters: Sequence[Mapping[str, Any]], limit: int) -> list[Run]:
         if not filters:
             return []
@@ -215,39 +227,50 @@ class Newest:
         self._lists, self._lock = lists, threading.Lock()
         self._entries: dict[str, _Entry] = {}
         self._seen: str | None = None
-        self._since = 0.0
 
     def of(self, sync_ids: Sequence[str]) -> dict[str, tuple[Run | None, Run | None, list[Run]]]:
         """Newest run, last success and active runs, newest first, of each sync."""
         with self._lock:
             self._catch_up()
+            self._forget_deleted(sync_ids)
             self._fill([s for s in sync_ids if s not in self._entries])
             return {s: (e.newest, e.success, [*e.active.values()][::-1]) for s in sync_ids for e in [self._entries[s]]}
 
     def _catch_up(self) -> None:
+        """Note what was started since the last look, and what became of what was under way."""
         try:
             newer = self._lists.newer(self._seen)
         except NotFoundError:
-            newer = self._begin_anew()
-        if self._seen is None or time.monotonic() - self._since > _KEPT_SECONDS:
-            # runs may be deleted in Dagster, which nobody tells
-            self._begin_anew()
+            self._entries.clear()
+            newer = self._lists.newer(None)
         under_way = [run_id for entry in self._entries.values() for run_id in entry.active]
         for run in sorted([*self._lists.those(under_way), *newer], key=_made):
             self._note(run)
         if newer:
             self._seen = max(newer, key=_made)["runId"]
 
-    def _begin_anew(self) -> list[Run]:
-        self._entries.clear()
-        self._seen, self._since = None, time.monotonic()
-        return self._lists.newer(None)
+    def _forget_deleted(self, sync_ids: Sequence[str]) -> None:
+        """Runs may be deleted in Dagster, which nobody tells."""
+        shown = {s: [r["runId"] for r in (e.newest, e.success) if r] for s in sync_ids if (e := self._entries.get(s))}
+        present = self._lists.present([run_id for ids in shown.values() for run_id in ids])
+        for sync_id, ids in shown.items():
+            if not present.issuperset(ids):
+                del self._entries[sync_id]
 
     def _fill(self, sync_ids: Sequence[str]) -> None:
-        for sync_id in sync_ids:
-            self._entries[sync_id] = _Entry()
-        asked: list[Sequence[dg.DagsterRunStatus] | None] = [[dg.DagsterRunStatus.SUCCESS], ACTIVE, None]
-        found = [run for statuses in asked for run in self._lists.newest(SYNC_ID_TAG, sync_ids, statuses)]
+        """A look at the latest runs tells of most syncs at once; the rest are asked for one by one."""
+        if not sync_ids:
+            return
+        latest = self._lists.page({}, limit=_LOOKED_THROUGH, offset=0, before=None) if len(sync_ids) > _FEW else []
+        self._entries |= {sync_id: _Entry() for sync_id in sync_ids}
+        for run in reversed(latest):
+            self._note(run)
+        if 0 < len(latest) < _LOOKED_THROUGH:
+            return  # these were all there are
+        rest = [s for s in sync_ids if self._entries[s].newest is None]
+        unknown = [s for s in sync_ids if self._entries[s].success is None]
+        found = [*self._lists.newest(SYNC_ID_TAG, unknown, [dg.DagsterRunStatus.SUCCESS]),
+                 *self._lists.newest(SYNC_ID_TAG, rest, ACTIVE), *self._lists.newest(SYNC_ID_TAG, rest, None)]  # fmt: skip
         for run in sorted({run["runId"]: run for run in found}.values(), key=_made):
             self._note(run)
 

@@ -169,7 +169,16 @@ class GraphQLRuns:
         return [in_chain(view, ordered) for view in ordered]
 
     def get(self, run_id: str) -> RunView:
-        """One run with its streams; the log is read only when something failed."""
+        """One run with its streams; the log is read only when something failed. What has ended is read once."""
+        known = self._ended.get(run_id)
+        if known is not None and self._lists.present([run_id]):
+            return in_chain(known, self._groups([known])[known.root_id])
+        view = self._look(run_id)
+        if view.status.is_final:
+            self._remember(view)
+        return view
+
+    def _look(self, run_id: str) -> RunView:
         run = self._run(run_id)
         view = run_view(run, self._transport.run_url(run_id))
         failed = view.status is RunStatus.FAILED or any(s["status"] == "FAILURE" for s in run["stepStats"])
@@ -317,15 +326,8 @@ class GraphQLRuns:
     def _whole(self, views: Sequence[RunView]) -> Sequence[RunView]:
         """``views`` with their streams and their places among attempts. What has ended does not change any more, but for who retries it."""
         groups = self._groups(views)
-        whole = []
-        for view in views:
-            known = self._ended.get(view.id)
-            if known is None:
-                known = self.get(view.id)
-                if known.status.is_final:
-                    self._remember(known)
-            whole.append(in_chain(known, groups[view.root_id]))
-        return whole
+        known = [self._ended.get(view.id) or self.get(view.id) for view in views]
+        return [in_chain(view, groups[view.root_id]) for view in known]
 
     def _remember(self, view: RunView) -> None:
         if len(self._ended) >= _REMEMBERED:
