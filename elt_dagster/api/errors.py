@@ -34,6 +34,15 @@ def in_body(*path: str | int) -> Iterator[None]:
         raise told from None
 
 
+@contextmanager
+def in_request(*loc: str) -> Iterator[None]:
+    """What is wrong inside is wrong with this part of the address: ``path`` or ``query``, then its name."""
+    try:
+        yield
+    except ConfigError as error:
+        raise RequestValidationError([{"loc": loc, "msg": str(error), "type": "value_error"}]) from None
+
+
 def install(app: FastAPI) -> None:
     """Let ``app`` answer every error in the dialect of its address."""
     app.add_exception_handler(EltError, _elt_error)

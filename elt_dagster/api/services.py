@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from elt_dagster.control.access import Access, Principal
 from elt_dagster.control.accounts import Accounts
-from elt_dagster.control.running import Running
+from elt_dagster.control.running import Failures, Running
 from elt_dagster.control.runs import Runs
 from elt_dagster.control.setup import Setup
 from elt_dagster.control.syncs import Syncs
@@ -27,6 +27,7 @@ class Services:
     """The rate limit of a key that has none of its own."""
     runtime: Runtime = field(default_factory=Runtime)
     access: Access = field(init=False)
+    failures: Failures = field(default_factory=Failures, init=False)
 
     def __post_init__(self) -> None:
         self.access = Access(store=self.store)
@@ -62,7 +63,7 @@ class Caller:
     @property
     def running(self) -> Running:
         """The use cases on runs."""
-        return Running(self.workspace, self.services.runs)
+        return Running(self.workspace, self.services.runs, self.services.failures)
 
     @property
     def setup(self) -> Setup:

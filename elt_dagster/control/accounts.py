@@ -148,6 +148,13 @@ class Accounts:
                 return found[0]
         return _only(warehouses)
 
+    def default_kind(self) -> str | None:
+        """The connector of that warehouse; None where there is none."""
+        try:
+            return self.default_destination().spec.connector
+        except ConfigError:
+            return None
+
     def set_default_destination(self, name: str | None) -> None:
         """Choose it; None leaves the choice to the rule above. Raises NotFoundError, ConfigError for what is no warehouse."""
         with self.workspace.store.transaction(self.workspace.name) as transaction:

@@ -1,21 +1,50 @@
 """The use cases on runs, by the id of their sync: what may be started, and whose run it is. The runs themselves are Dagster's (`control.runs`)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from elt_dagster.control.runs import LatestRuns, RunPage, Runs, RunView, StreamRun
+from elt_dagster.control.runs import LatestRuns, ResultClass, RunPage, Runs, RunStatus, RunView, StreamRun
 from elt_dagster.control.snapshots import StreamState, look
 from elt_dagster.control.workspace import Workspace
-from elt_dagster.errors import ConfigError, ConflictError, NotFoundError
+from elt_dagster.errors import ConfigError, ConflictError, NotFoundError, TransientError
 from elt_dagster.model import ExecutionBackend, RunMode, SyncStatus, TriggeredBy
 from elt_dagster.store import StoredSync
 
 SHOWN = frozenset({SyncStatus.ACTIVE, SyncStatus.PAUSED, SyncStatus.ERROR})
 """Only these have assets and a job in Dagster."""
+ASKED_AT_ONCE = 5
+REMEMBERED = 10_000
 
 
 class NotRunnableError(ConflictError):
     """The sync is a draft or archived, so that Dagster does not know it."""
+
+
+@dataclass
+class Failures:
+    """Why runs failed. A run that has failed does not change any more, so it is asked for once. One object per server; threads may share it."""
+
+    _known: dict[str, str] = field(default_factory=dict[str, str])
+
+    def texts(self, runs: Runs, failed: Mapping[str, RunView]) -> dict[str, str]:
+        """A sentence for each of these runs. Of those that were never asked for a few are, so that a list costs the same whatever it shows; the
+        others say where to look."""
+        unknown = [view for view in failed.values() if view.id not in self._known]
+        for view in unknown[:ASKED_AT_ONCE]:
+            self._ask(runs, view)
+        return {
+            key: self._known.get(view.id, view.error or f"Run {view.id} failed. Look at that run to see why.")
+            for key, view in failed.items()
+        }
+
+    def _ask(self, runs: Runs, view: RunView) -> None:
+        try:
+            whole = runs.get(view.id)
+        except (NotFoundError, TransientError):
+            return
+        if len(self._known) >= REMEMBERED:
+            self._known.clear()
+        self._known[view.id] = whole.first_error or f"Run {view.id} failed."
 
 
 @dataclass(frozen=True)
@@ -24,6 +53,7 @@ class Running:
 
     workspace: Workspace
     runs: Runs
+    failures: Failures = field(default_factory=Failures)
 
     def trigger(
         self,
@@ -89,9 +119,24 @@ class Running:
         """The newest run of each sync, and its last success."""
         return self.runs.latest(sync_ids) if sync_ids else {}
 
+    def latest_known(self, sync_ids: Sequence[str]) -> Mapping[str, LatestRuns]:
+        """`latest`, or nothing while Dagster cannot be asked: syncs can be listed and changed all the same."""
+        try:
+            return self.latest(sync_ids)
+        except TransientError:
+            return {}
+
+    def last_errors(self, latest: Mapping[str, LatestRuns]) -> dict[str, str]:
+        """Why the newest run of each sync failed, by the sync's id; only of those whose newest run did."""
+        newest = {sync_id: found.newest for sync_id, found in latest.items() if found.newest is not None}
+        failed = {sync_id: view for sync_id, view in newest.items() if view.status is RunStatus.FAILED}
+        return self.failures.texts(self.runs, failed)
+
     def cancel(self, run_id: str, reason: str = "", *, by: str = "") -> RunView:
         """Ask a run to stop, again if it was asked before. Raises NotFoundError, ConflictError for one that has ended otherwise."""
         view, _ = self.get(run_id)
+        if view.result_class is ResultClass.CANCELLED:
+            return view
         if view.status.is_final:
             raise ConflictError(f"Run {run_id} has ended; it is {view.status.value}.", with_id=run_id)
         self.runs.cancel(run_id, reason, requested_by=by)

@@ -226,6 +226,11 @@ class RunView:
         """The streams that failed."""
         return tuple(s for s in self.streams if s.status is RunStatus.FAILED)
 
+    @property
+    def first_error(self) -> str | None:
+        """What its first failed stream says, else what is known of the whole."""
+        return next((s.error for s in self.failures if s.error), None) or self.error
+
 
 @dataclass(frozen=True, slots=True)
 class RunPage:

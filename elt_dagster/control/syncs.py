@@ -13,7 +13,7 @@ from elt_dagster.control.problems import parse, raise_problems
 from elt_dagster.control.workspace import Workspace
 from elt_dagster.errors import ConflictError, EltError, NotFoundError, TransientError
 from elt_dagster.model import Catalog, Project, SyncSpec, SyncStatus
-from elt_dagster.model.names import slugify
+from elt_dagster.model.names import slugify, snake_case
 from elt_dagster.store import AnySync, BrokenSync, FullRefresh, Place, StoredSync, SyncFilter, Transaction
 
 Change = Callable[[dict[str, Any], dict[str, Any]], None]
@@ -109,16 +109,41 @@ class Syncs:
 
     def free_slug(self, name: str) -> str:
         """A slug that no sync has yet, made of ``name``."""
-        with self.workspace.store.reading(self.workspace.name) as reader:
-            taken = {slug.replace("-", "_") for slug in reader.slugs()}
+        taken = {slug.replace("-", "_") for slug in self._slugs()}
         wished = slugify(name)[:MAX_SLUG].strip("-_") or "sync"
         candidates = [wished, *(f"{wished[: MAX_SLUG - 5]}-{n}" for n in range(2, 10_000))]
         return next(slug for slug in candidates if slug.replace("-", "_") not in taken)
 
-    def create(self, data: Mapping[str, Any], *, envelope: Mapping[str, Any] | None = None, by: str = "") -> StoredSync:
-        """A new sync from plain data. Raises ConfigError whose ``details`` have a path into ``data`` for each problem; ConflictError, with the
-        other's id, for a slug or a table that is taken."""
-        spec = self._parsed(data)
+    def create(
+        self,
+        data: Mapping[str, Any],
+        *,
+        envelope: Mapping[str, Any] | None = None,
+        by: str = "",
+        verify: bool = True,
+    ) -> StoredSync:
+        """A new sync from plain data. Without a ``slug`` one is made of the name, without a ``schema`` one of the slug. ``verify`` asks the source.
+
+        Raises ConfigError whose ``details`` have a path into ``data`` for each problem; ConflictError, with the other's id, for a slug or a
+        table that is taken.
+        """
+        if data.get("slug"):
+            return self._create(data, envelope=envelope, by=by, verify=verify)
+        for _ in range(ATTEMPTS):
+            slug = self.free_slug(str(data.get("name") or ""))
+            try:
+                return self._create({**data, "slug": slug}, envelope=envelope, by=by, verify=verify)
+            except ConflictError:
+                # another one may have taken the slug since it was found free
+                if slug not in self._slugs():
+                    raise
+        raise TransientError("Others kept taking the slugs of this name.", fix="Send a slug.")
+
+    def _create(
+        self, data: Mapping[str, Any], *, envelope: Mapping[str, Any] | None, by: str, verify: bool
+    ) -> StoredSync:
+        dataset = data.get("schema")
+        spec = self._parsed({**data, "schema": schema_of(str(data["slug"])) if dataset is None else dataset})
 
         def absent(transaction: Transaction) -> None:
             _refuse_taken(transaction, spec.slug)
@@ -126,7 +151,7 @@ class Syncs:
         def kept(transaction: Transaction) -> None:
             transaction.put_envelope(spec.slug, envelope or {}, by=by)
 
-        self._apply(spec, by=by, before=absent, also=kept)
+        self._apply(spec, by=by, before=absent, also=kept, verify=verify)
         return self.workspace.store.sync(spec.slug, workspace=self.workspace.name)
 
     def update(
@@ -233,6 +258,10 @@ class Syncs:
 
     # --- inside ----------------------------------------------------------------------------------------------------------------
 
+    def _slugs(self) -> list[str]:
+        with self.workspace.store.reading(self.workspace.name) as reader:
+            return reader.slugs()
+
     def _parsed(self, data: Mapping[str, Any]) -> SyncSpec:
         spec, problems = parse(SyncSpec, dict(data))
         raise_problems(problems)
@@ -279,6 +308,13 @@ class Syncs:
 
 class _MovedError(Exception):
     """Somebody else changed the sync between our look and our write."""
+
+
+def schema_of(slug: str) -> str:
+    """The destination schema of a sync that names none."""
+    plain = snake_case(slug)
+    # what begins so belongs to the warehouse itself
+    return f"raw_{plain}"[:MAX_SLUG] if plain.startswith("pg_") or plain == "information_schema" else plain
 
 
 def _expect(found: AnySync, revision: int | None) -> None:

@@ -171,14 +171,14 @@ def check_tables(
     tables: dict[tuple[str, str, str], str] = {}
     jobs: dict[str, str] = {}
     for other in others:
-        jobs[_job(other.slug)] = other.slug
+        jobs[job_of(other.slug)] = other.slug
         for binding in other.streams:
             tables[_place(other, binding.table_name, same_place)] = other.slug
     problems: list[Problem] = []
     for i, sync in enumerate(project.syncs):
-        taken = jobs.setdefault(_job(sync.slug), sync.slug)
+        taken = jobs.setdefault(job_of(sync.slug), sync.slug)
         if taken != sync.slug:
-            text = f"{sync.slug!r} and {taken!r} would both be the job {_job(sync.slug)!r}. Choose another slug."
+            text = f"{sync.slug!r} and {taken!r} would both be the job {job_of(sync.slug)!r}. Choose another slug."
             problems.append(Problem(("syncs", i, "slug"), text, ConflictError, ids.get(taken)))
         for j, binding in enumerate(sync.streams):
             owner = tables.setdefault(_place(sync, binding.table_name, same_place), sync.slug)
@@ -196,7 +196,8 @@ def _place(sync: SyncSpec, table: str, same_place: Mapping[str, str]) -> tuple[s
     return same_place.get(sync.destination, sync.destination), sync.dataset.casefold(), table
 
 
-def _job(slug: str) -> str:
+def job_of(slug: str) -> str:
+    """What the job of a sync is called in Dagster."""
     return f"sync_{slug.replace('-', '_')}"
 
 

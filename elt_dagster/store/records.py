@@ -89,6 +89,8 @@ class BrokenSync:
     created_at: datetime
     updated_at: datetime
     revision: int
+    title: str = ""
+    connection_id: str = ""
 
 
 AnySync = StoredSync | BrokenSync
@@ -116,11 +118,16 @@ def sync_from_rows(row: Any, bindings: Iterable[Any]) -> AnySync:
         spec = SyncSpec.model_validate(parts)
         streams = {b.stream: Stream.from_json(_mapping(b.discovered)) for b in rows}
         ids = {b.stream: b.id for b in rows}
+        whole = _whole(row)
         if spec.slug != row.slug or [b.name for b in spec.streams] != list(ids):
             raise ConfigError("its names contradict each other")
     except (ValueError, TypeError, KeyError, AttributeError, EltError) as problem:
         error = f"The stored sync {row.slug!r} cannot be read: {_reason(problem)}. Write it again."
-        return BrokenSync(row.id, row.slug, error, row.created_at, row.updated_at, row.revision)
+        places = {
+            "title": getattr(row, "title", None) or "",
+            "connection_id": getattr(row, "connection_id", None) or "",
+        }
+        return BrokenSync(row.id, row.slug, error, row.created_at, row.updated_at, row.revision, **places)
     return StoredSync(
         row.id,
         spec,
@@ -129,7 +136,7 @@ def sync_from_rows(row: Any, bindings: Iterable[Any]) -> AnySync:
         row.created_at,
         row.updated_at,
         row.revision,
-        **_whole(row),
+        **whole,
         binding_times=_times(row, rows),
     )
 
@@ -140,7 +147,7 @@ def _whole(row: Any) -> dict[str, Any]:
         return {}
     people = {"created_by": row.created_by or "", "updated_by": row.updated_by or ""}
     places = {"connection_id": row.connection_id, "destination_id": row.destination_id}
-    return {**people, **places, "envelope": json.loads(row.envelope) if row.envelope else {}}
+    return {**people, **places, "envelope": _mapping(row.envelope) if row.envelope else {}}
 
 
 def _times(row: Any, bindings: Iterable[Any]) -> dict[str, tuple[datetime, datetime]]:
