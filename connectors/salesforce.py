@@ -8,6 +8,7 @@ What is odd about it, and what we do:
 - Formula fields change without touching `SystemModstamp`: an incremental read does not see that, a full refresh does.
 - A request has to name its fields, and an address has a limit: objects with very many fields are read in shares and put together by `Id`.
 - Bulk queries have no addresses and locations as such; these are made from their parts. Files (base64) and some objects they do not have at all.
+- A bulk download that is cut short is gone on with by the next run. To discover takes one request per object: name the ones you want in `objects`.
 - Requests are counted over 24 hours for the whole org. From 80 % on we slow down, at `max_quota_percent` we stop until later.
 """
 
