@@ -29,6 +29,7 @@ servers: $(READY)
 	@sh scripts/redis.sh
 	@PYTHON=$(PYTHON) sh scripts/prefect.sh
 	@PYTHON=$(PYTHON) sh scripts/dbt.sh
+	@sh scripts/oidc.sh
 
 run: $(READY)
 	@$(BIN)/python -m examples.run --port $(PORT)

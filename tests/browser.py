@@ -36,7 +36,10 @@ def chromium(folder: Path) -> Iterator["Tab"]:
     program = os.environ.get(PROGRAM_VARIABLE) or next(filter(None, found), None) or _no_browser()
     with (folder / "chromium.log").open("wb") as log:
         process = subprocess.Popen(
-            [program, f"--user-data-dir={folder / 'profile'}", *_ARGUMENTS], stdout=log, stderr=log, start_new_session=True
+            [program, f"--user-data-dir={folder / 'profile'}", *_ARGUMENTS],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         port = _port(folder / "profile" / "DevToolsActivePort")
@@ -88,7 +91,10 @@ class Tab:
                 result: dict[str, Any] = message["result"]
                 return result
             if message.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown"):
-                self.complaints.append(json.dumps(message["params"]))
+                entry = message["params"].get("entry", {"level": "error"})
+                # a refused form is answered with a status that the browser tells as a failed request
+                if entry["level"] in ("error", "warning") and entry.get("source") != "network":
+                    self.complaints.append(json.dumps(message["params"]))
 
     def open(self, address: str) -> None:
         """Type an address."""
@@ -135,13 +141,22 @@ class Tab:
     @property
     def focus(self) -> str:
         """The id, else the name, of what the keyboard writes into."""
-        return str(self.evaluate("document.activeElement.id || document.activeElement.name || document.activeElement.className"))
+        return str(
+            self.evaluate(
+                "document.activeElement.id || document.activeElement.name || document.activeElement.className"
+            )
+        )
 
     def press(self, key: str, times: int = 1, *, shift: bool = False) -> None:
         """Press a key that writes nothing."""
         text = {"text": "\r"} if key == "Enter" else {"text": " "} if key == " " else {}
         for _ in range(times):
-            named = {"key": key, "code": {" ": "Space"}.get(key, key), "windowsVirtualKeyCode": _KEYS[key], "modifiers": 8 * shift}
+            named = {
+                "key": key,
+                "code": {" ": "Space"}.get(key, key),
+                "windowsVirtualKeyCode": _KEYS[key],
+                "modifiers": 8 * shift,
+            }
             self.call("Input.dispatchKeyEvent", type="keyDown", **named, **text)
             self.call("Input.dispatchKeyEvent", type="keyUp", **named)
 
@@ -160,7 +175,9 @@ class Tab:
     def resize(self, size: tuple[int, int]) -> None:
         """Make the window as large as that; narrow ones are phones."""
         width, height = size
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
 
     def dark(self, dark: bool = True) -> None:
         """Let the person prefer dark pages."""

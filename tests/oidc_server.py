@@ -26,7 +26,10 @@ def oidc_server(redirect_uri: str) -> Iterator[str]:
     program = ROOT / ".oidc" / "server.mjs"
     shutil.copy(ROOT / "tests" / "oidc" / "server.mjs", program)
     process = subprocess.Popen(
-        [str(node), str(program), str(free_port()), redirect_uri], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [str(node), str(program), str(free_port()), redirect_uri],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     try:
         assert process.stdout is not None

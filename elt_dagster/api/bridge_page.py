@@ -21,6 +21,8 @@ _HOW = {
     Kind.PAIRS: "One a line, as name: value.",
     Kind.JSON: "As JSON.",
 }
+SHORT = 4
+"""So many fields are shown at once, whatever they are."""
 _FORMATS = {"date": "YYYY-MM-DD", "date-time": "YYYY-MM-DDThh:mm:ssZ"}
 
 
@@ -60,27 +62,21 @@ class _FormPage:
 
     def parts(self) -> Iterator[str]:
         ask = self.ask
-        back = urlsplit(ask.bridge.redirect_uri).netloc
-        then = (
-            f"{ask.title} then asks for your consent" if ask.before_consent else "They are tried before they are kept"
-        )
+        back = f"<strong>{escape(urlsplit(ask.bridge.redirect_uri).netloc)}</strong>"
         again = "again " if ask.bridge.connection_id else ""
-        yield f'<p class="label">{escape(ask.bridge.label)}</p><h1>Connect {again}to {escape(ask.title)}</h1>'
-        yield f'<p class="lead">{escape(then)}, and you go back to <strong>{escape(back)}</strong>.</p>'
+        lead = (
+            f"{escape(ask.title)} asks for your consent next; then you go back to {back}."
+            if ask.before_consent
+            else f"These settings are tried before anything is kept; then you go back to {back}."
+        )
+        yield f'<p class="label">{escape(ask.bridge.label)}</p><h1>Connect {again}to {escape(ask.title)}</h1><p class="lead">{lead}</p>'
         yield from self._summary()
         # the first button is what the Enter key presses: it must not be one that adds something
         yield (
             f'<form method="post" novalidate autocomplete="off"><input type="hidden" name="{CSRF_NAME}" value="{escape(self.csrf)}">'
             '<button class="hidden" tabindex="-1" aria-hidden="true">Connect</button>'
         )
-        first = [f for f in ask.fields if f.first] or list(ask.fields)
-        more = [f for f in ask.fields if f not in first]
-        yield from map(self.field, first)
-        if more:
-            opened = " open" if any(self._wrong(tuple(more))) else ""
-            yield f'<details{opened}><summary>More settings</summary><div class="inside">'
-            yield from map(self.field, more)
-            yield "</div></details>"
+        yield self._some(ask.fields)
         word = "Continue" if ask.before_consent else "Check and connect"
         yield f'<p class="actions"><button class="main" data-busy="Checking&#8230;">{word}</button><span class="hidden" role="status" id="status"></span></p></form>'
         if ask.docs_url.startswith("https://"):
@@ -135,11 +131,22 @@ class _FormPage:
         return f'<fieldset class="group"><legend>{escape(it.label)}</legend>{_hint(it.name, it.hint)}{self._error(it.name)}{self._inner(it)}</fieldset>'
 
     def _inner(self, it: Field) -> str:
-        return "".join(self.field(f) for f in it.fields)
+        return self._some(it.fields)
+
+    def _some(self, fields: tuple[Field, ...]) -> str:
+        """What has to be seen, and what may be opened; a short list is shown whole."""
+        first = [f for f in fields if f.first] if len(fields) > SHORT else list(fields)
+        first = first or list(fields[:SHORT])
+        more = [f for f in fields if f not in first]
+        shown = "".join(map(self.field, first))
+        if not more:
+            return shown
+        opened = " open" if self._wrong(tuple(more)) else ""
+        return f'{shown}<details{opened}><summary>More settings</summary><div class="inside">{"".join(map(self.field, more))}</div></details>'
 
     def _variants(self, it: Field) -> str:
         name, chosen = it.choice_name, self._value(it.choice_name)
-        none = "" if it.required else _option("", "None", chosen)
+        none = "" if it.required or it.default is not None else _option("", "None", chosen)
         options = none + "".join(_option(v.name, v.label, chosen) for v in it.fields)
         picker = f"<select {self._attributes(name, it)} data-variants>{options}</select>"
         shapes = "".join(
@@ -150,7 +157,7 @@ class _FormPage:
         return f"{self._labelled(name, it, picker)}{shapes}"
 
     def _list(self, it: Field) -> str:
-        items = "".join(self._item(one, number) for number, one in enumerate(self._items(it), 1))
+        items = "".join(self._item(one) for one in self._items(it))
         count = item_count(it, self.filled.data)
         template = it.fields[0]
         return (
@@ -161,10 +168,10 @@ class _FormPage:
             f'<button class="quiet" name="{ADD_NAME}" value="{escape(it.name)}" data-add>Add {escape(template.label.lower())}</button></fieldset>'
         )
 
-    def _item(self, one: Field, number: int | str) -> str:
+    def _item(self, one: Field) -> str:
         name = escape(one.name)
         return (
-            f'<fieldset class="group item" data-item><legend>{escape(one.label)} {number}</legend><input type="hidden" name="{name}" value="1">'
+            f'<fieldset class="group item" data-item><legend>{escape(one.label)}</legend><input type="hidden" name="{name}" value="1">'
             f'{self._error(one.name)}{self._inner(one)}<button class="quiet" name="{REMOVE_NAME}" value="{name}" data-remove>Remove</button></fieldset>'
         )
 
@@ -194,7 +201,7 @@ class _FormPage:
         return "" if it.secret else f' value="{escape(self._value(it.name))}"'
 
     def _labelled(self, name: str, it: Field, control: str) -> str:
-        mark = "" if it.required else ' <span class="optional">optional</span>'
+        mark = ' <span class="optional">optional</span>' if _may_be_empty(it) else ""
         if name in self.filled.kept:
             mark = ' <span class="optional">kept</span>'
         hints = [
@@ -214,6 +221,7 @@ class _FormPage:
             "id": _id(name), "name": name, "aria-describedby": f"{_id(name)}-hint {_id(name)}-error",
             **({"required": "", "aria-required": "true"} if required else {}),
             **({"aria-invalid": "true"} if wrong else {}),
+            **({"class": "secret"} if it.secret and it.kind in _ROWS else {}),
             **({"autofocus": ""} if name == self.focused else {}),
             **_limits(it),
         }  # fmt: skip
@@ -234,7 +242,12 @@ class _Template(_FormPage):
 
         filled = fill_form(template.fields, {})
         self.problems, self.filled = {}, Filled(filled.data, {})
-        return self._item(template, "")
+        return self._item(template)
+
+
+def _may_be_empty(it: Field) -> bool:
+    has_value = it.default not in (None, "", [], {}) or it.kind in (Kind.CHOICE, Kind.VARIANTS)
+    return not it.required and not has_value
 
 
 def _id(name: str) -> str:

@@ -39,6 +39,7 @@ COMMANDS = {
     "state": "elt_dagster.cli.state:state",
     "workspaces": "elt_dagster.cli.workspaces:workspaces",
     "keys": "elt_dagster.cli.keys:keys",
+    "oauth-clients": "elt_dagster.cli.oauth:oauth_clients",
     "serve": "elt_dagster.cli.serve:serve",
 }
 

@@ -13,13 +13,24 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
 
-from elt_dagster.errors import AuthError, ConfigError, EltError, LimitError, SourceError, TransientError
+from elt_dagster.errors import (
+    AuthError,
+    ConfigError,
+    EltError,
+    LimitError,
+    NotFoundError,
+    SourceError,
+    TransientError,
+    nearest,
+)
+from elt_dagster.model.secret import is_reference
+from elt_dagster.registry import load_connector
 from elt_dagster.sdk.connector import Connector, Runtime
 from elt_dagster.sdk.consent import Consent
 from elt_dagster.sdk.egress import http_transport
@@ -97,6 +108,28 @@ def find_client(
     id_variable, secret_variable = client_variables(connector)
     client_id = environ.get(id_variable)
     return OAuthClient(connector, client_id, environ.get(secret_variable) or None, {}) if client_id else None
+
+
+def put_client(store: Store, workspace: str, client: OAuthClient) -> OAuthClient:
+    """Keep the client of a connector, by the connector's own name.
+
+    Raises NotFoundError for an unknown connector or workspace, ConfigError for one whose vendor has no consent page, and for settings it does not have.
+    """
+    kind = load_connector(client.connector)
+    if kind.consent({}) is None:
+        raise ConfigError(
+            f"{kind.title} has no consent page.", fix="Its connection bridges show a form, which needs no OAuth client."
+        )
+    known = list(kind.config_type.model_fields)
+    for name, value in client.settings.items():
+        if name not in known or is_reference(value):
+            raise ConfigError(f"{kind.name} has no setting {name!r} that could be kept here.", fix=nearest(name, known))
+    kept = replace(client, connector=kind.name)
+    ids = {w.name: w.id for w in store.workspaces()}
+    if workspace not in ids:
+        raise NotFoundError(f"There is no workspace {workspace!r}.", fix=nearest(workspace, list(ids)))
+    store.bridges.put_oauth_client(ids[workspace], kept)
+    return kept
 
 
 def client_variables(connector: str) -> tuple[str, str]:
