@@ -3,7 +3,9 @@
 import base64
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -13,12 +15,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import SecretStr
 
+from elt_dagster.control.configured import open_connector
+from elt_dagster.control.connections import StoreConnections
 from elt_dagster.control.oauth import consent_of
 from elt_dagster.errors import AuthError, ConfigError
-from elt_dagster.model import ReadRequest
+from elt_dagster.model import ConnectionSpec, ReadRequest
 from elt_dagster.registry import load_connector
 from elt_dagster.sdk import Connector, Runtime
-from elt_dagster.store.bridges import OAuthClient
+from elt_dagster.store import OAuthClient, open_store
 from tests.contract.salesforce_org import HOST, REFRESH, SECRET, SETTINGS, Org
 
 Salesforce = load_connector("salesforce")
@@ -171,6 +175,35 @@ def test_a_refresh_token_that_is_replaced_is_kept_and_every_stream_goes_on() -> 
     assert len(org.spent) == len(set(org.spent)) == 3
     assert vault.secrets["refresh_token"] == org.refresh_token
     assert not org.revoked
+
+
+def test_a_stored_connection_is_read_from_all_sides_and_keeps_the_refresh_token_that_is_good(tmp_path: Path) -> None:
+    org = Org()
+    org.rotates = True
+    settings = {**SETTINGS, "refresh_token": "refresh-SECRET-stored"}
+    org.refresh_token = settings["refresh_token"]
+    runtime = Runtime(transport=httpx.MockTransport(org), sleep=lambda _: None, environ={})
+    store = open_store(f"sqlite:///{tmp_path}/store.sqlite")
+    store.init()
+    with store.transaction() as transaction:
+        secrets = frozenset({"refresh_token", "client_secret"})
+        transaction.put_connection(ConnectionSpec(name="crm", connector="salesforce", config=settings), secrets)
+    connections = StoreConnections(store)
+
+    def read(name: str) -> int:
+        stream = streams[name]
+        request = ReadRequest(stream=stream, cursor_field=stream.cursor_field)
+        return sum(b.data.num_rows for b in open_connector(connections, "crm", runtime).read(request))
+
+    streams = open_connector(connections, "crm", runtime).discover()
+    org.access.clear()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(read, ["Account", "AccountHistory", "Attachment", "ContentDocument"]))
+    assert found == [30, 12, 5, 21]
+    assert len(org.spent) == len(set(org.spent)) == 2, "one for discovery, one for all who read"
+    assert store.open_config(store.connection("crm"))["refresh_token"] == org.refresh_token
+    assert not org.revoked
+    store.close()
 
 
 def test_a_withdrawn_permission_asks_for_a_new_one() -> None:
