@@ -1,11 +1,13 @@
 """What the store keeps for the REST API, on both of its engines."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
 from elt_dagster.control.vault import StoreVault
@@ -14,6 +16,7 @@ from elt_dagster.model import ConnectionSpec
 from elt_dagster.store import OAuthClient, Place, Reply, Store, SyncFilter, open_store
 from elt_dagster.store.replies import ABANDONED
 from elt_dagster.store.schema import HEAD
+from elt_dagster.store.seal import KEY_VARIABLE
 from tests.unit.test_store import STREAMS, put, run_sql, store, sync, url
 
 __all__ = ["store", "url"]
@@ -208,21 +211,86 @@ def test_threads_open_the_drawer_one_after_the_other(store: Store) -> None:
 
 def test_a_bridge_is_crossed_once_and_its_state_is_used_once(store: Store) -> None:
     (workspace,) = store.workspaces()
-    made = store.bridges.create(workspace.id, connector="x", label="X", redirect_uri="https://a.b/c", token="t" * 20)
+    known = {"settings": {"region": "eu"}}
+    made = store.bridges.create(
+        workspace.id, connector="x", label="X", redirect_uri="https://a.b/c", token="t" * 20, sealed=known
+    )
     assert store.bridges.by_token("t" * 20) == made
-    store.bridges.start_round(made.id, "state", {"verifier": "v"})
-    assert store.bridges.by_state("state").sealed == {"verifier": "v"}
-    store.bridges.end_round(made.id, "state")
-    for late in (lambda: store.bridges.by_state("state"), lambda: store.bridges.end_round(made.id, "state")):
+    store.bridges.start_round(made.id, "state", {"verifier": "canary", **known})
+    assert store.bridges.by_state("state").sealed == {"verifier": "canary", **known}
+    with store._database.read() as conn:
+        kept = str(conn.execute(sa.text("SELECT * FROM elt_bridges")).all())
+    assert not any(secret in kept for secret in ("t" * 20, "'state'", "canary"))
+    store.bridges.end_round(made.id, "state", known)
+    for late in (lambda: store.bridges.by_state("state"), lambda: store.bridges.end_round(made.id, "state", {})):
         with pytest.raises(ConfigError):
             late()
-    store.bridges.cross(made.id, "connection")
-    with pytest.raises(ConflictError, match="used already"):
-        store.bridges.cross(made.id, "connection")
-    assert not store.bridges.by_token("t" * 20).is_open
-    assert store.bridges.open_ones(workspace.id) == []
+    assert store.bridges.by_token("t" * 20).sealed == known
+    with store.transaction() as tx:
+        tx.cross_bridge(made.id, "connection")
+    with store.transaction() as tx, pytest.raises(ConflictError, match="used already"):
+        tx.cross_bridge(made.id, "connection")
+    crossed = store.bridges.by_token("t" * 20)
+    assert (crossed.is_open, crossed.connection_id, crossed.sealed) == (False, "connection", {})
+    assert store.bridges.open_page(workspace.id, limit=9) == ([], False)
     with pytest.raises(NotFoundError):
         store.bridges.by_token("other")
+
+
+def test_a_bridge_and_its_connection_are_one_write(store: Store) -> None:
+    (workspace,) = store.workspaces()
+    made = store.bridges.create(workspace.id, connector="x", label="X", redirect_uri="https://a.b/c", token="t" * 20)
+
+    def crossed(name: str) -> None:
+        with store.transaction() as tx:
+            stored = tx.put_connection(ConnectionSpec(name=name, connector="x", config={}))
+            tx.cross_bridge(made.id, stored.id)
+
+    crossed("first")
+    with pytest.raises(ConflictError):
+        crossed("second")
+    assert "second" not in [c.spec.name for c in store.connections()]
+
+
+def test_open_bridges_come_in_pages_of_their_workspace(store: Store) -> None:
+    (workspace,) = store.workspaces()
+    other = store.create_workspace("other")
+
+    def made(owner: str, token: str) -> str:
+        bridge = store.bridges.create(owner, connector="x", label="X", redirect_uri="https://a.b/c", token=token)
+        return bridge.id
+
+    ids = [made(workspace.id, f"mine{n}") for n in range(3)]
+    theirs = made(other.id, "theirs")
+    first, more = store.bridges.open_page(workspace.id, limit=2)
+    assert ([b.id for b in first], more) == (ids[:0:-1], True)
+    rest, more = store.bridges.open_page(workspace.id, limit=2, after=ids[1])
+    assert ([b.id for b in rest], more) == (ids[:1], False)
+    with pytest.raises(NotFoundError):
+        store.bridges.open_page(workspace.id, limit=2, after=theirs)
+    run_sql(store, "UPDATE elt_bridges SET expires_at = :at", at=datetime(2020, 1, 1, tzinfo=UTC).strftime("%Y-%m-%d"))
+    assert store.bridges.open_page(workspace.id, limit=2) == ([], False)
+    made(workspace.id, "new")
+    with pytest.raises(NotFoundError):
+        store.bridges.by_token("mine1")  # ended long ago
+    assert store.bridges.by_token("theirs").id == theirs
+
+
+def test_bridges_and_oauth_clients_follow_a_new_key(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    (workspace,) = store.workspaces()
+    store.bridges.create(
+        workspace.id, connector="x", label="X", redirect_uri="https://a.b/c", token="t" * 20, sealed={"a": 1}
+    )
+    store.bridges.put_oauth_client(workspace.id, OAuthClient("x", "id", "secret", {}))
+    new = Fernet.generate_key().decode()
+    monkeypatch.setenv(KEY_VARIABLE, f"{new},{os.environ[KEY_VARIABLE]}")
+    assert store.reseal() >= 2
+    monkeypatch.setenv(KEY_VARIABLE, new)
+    assert store.bridges.by_token("t" * 20).sealed == {"a": 1}
+    found = store.bridges.oauth_client(workspace.id, "x")
+    assert found is not None
+    assert found.client_secret == "secret"
+    assert store.reseal() == 0
 
 
 def test_a_workspace_keeps_its_own_oauth_client_with_the_secret_sealed(store: Store) -> None:
@@ -233,6 +301,7 @@ def test_a_workspace_keeps_its_own_oauth_client_with_the_secret_sealed(store: St
     assert store.bridges.oauth_client(workspace.id, "salesforce") == replace(client, client_id="new")
     with store._database.read() as conn:
         assert "canary" not in str(conn.execute(sa.text("SELECT * FROM elt_oauth_clients")).all())
+    assert store.bridges.oauth_clients(workspace.id) == [replace(client, client_id="new", client_secret=None)]
     assert store.bridges.delete_oauth_client(workspace.id, "salesforce") is True
     assert store.bridges.oauth_client(workspace.id, "salesforce") is None
 
