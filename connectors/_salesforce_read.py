@@ -51,7 +51,8 @@ class ObjectReader:
         settled = self._settled(request)
         wanted = [c for c in settled.columns or () if c in self.found.fields]
         rest = self._by_rest(settled, wanted)
-        if self.connector.config.api_type != "rest" and self._bulk_can(wanted):
+        # a preview does not wait for a job about the whole object
+        if self.connector.config.api_type != "rest" and request.at_most is None and self._bulk_can(wanted):
             is_bulk = self.connector.config.api_type == "bulk" or self._is_much(rest, settled)
             if is_bulk and (yield from self._by_bulk(settled, wanted, rest.limits(settled)).read()):
                 return

@@ -54,7 +54,7 @@ class Workspace:
         """The first ``rows`` of a stream as they would be loaded, hashes and exclusions applied; nothing is loaded."""
         batches: list[pa.RecordBatch] = []
         missing = rows
-        reading = self.configured(slug).read(stream, run_id="preview").batches()
+        reading = self.configured(slug).read(stream, run_id="preview").batches(at_most=rows)
         try:
             for batch in reading:
                 batches.append(batch.slice(0, missing))

@@ -8,7 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -150,13 +150,15 @@ class StreamRead:
         """Whose state and lease the load works with: the binding's, or its window's."""
         return window_binding_id(self.binding_id, self.window) if self.window is not None else self.binding_id
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """The transformed rows of a full read, without loading them anywhere: for previews and other people's IO managers."""
+    def batches(self, at_most: int | None = None) -> Iterator[pa.RecordBatch]:
+        """The transformed rows of a full read, without loading them anywhere: for other people's IO managers, and for previews, which want
+        ``at_most`` so many.
+        """
         resolved = resolve_binding(self.binding, self.stream)
         run = RunContext(run_id=self.run_id, load_id="", started_at=datetime.now(UTC), mode=self.run_mode)
         plan = plan_stream(self.sync, resolved, self.binding_id, None, run)
         transform = Transform(plan, self.salt())
-        source = self.open_source().read(plan.request)
+        source = self.open_source().read(replace(plan.request, at_most=at_most))
         try:
             for batch in source:
                 yield transform(batch.data)

@@ -94,6 +94,8 @@ class ReadRequest:
     lookback_seconds: int = 0
     """Read again this far before the checkpoint; only for cursors that are points in time."""
     batch_bytes: int = 16 * 1024 * 1024
+    at_most: int | None = None
+    """A preview wants about so many rows: nothing beyond them need be prepared. More may come."""
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The sync's own settings for this connector (`Connector.settings_schema`)."""
 

@@ -268,6 +268,12 @@ def test_many_rows_are_read_by_a_job_that_is_taken_away_afterwards() -> None:
     assert not world.org.jobs
 
 
+def test_a_preview_waits_for_no_job() -> None:
+    world = World(Org(many(20)), api_type="bulk")
+    assert len(rows(world.read("Account", at_most=5))) == 20
+    assert not any("jobs" in p for p in world.paths())
+
+
 def test_how_much_there_is_in_the_window_decides_not_how_much_there_is() -> None:
     world = World(Org(many(60)), bulk_from_rows=20)
     world.read("Account", since=Checkpoint(hours(18)))
