@@ -147,32 +147,44 @@ def runs_of_each(filters: int) -> str:
     return f"query EltRunsOfEach($limit: Int, {named}) {{\n{parts}\n}}\n{_RUN}"
 
 
-RUN = (
+_WHOLE = (
     """
-query EltRun($id: ID!) {
-  runOrError(runId: $id) {
-    __typename
-    ... on Run {
-      ...EltRun
-      assetSelection { path }
-      stepKeysToExecute
-      stepStats {
-        stepKey status startTime endTime
-        materializations { metadataEntries {
-          label
-          ... on IntMetadataEntry { intRepr }
-          ... on FloatMetadataEntry { floatValue }
-          ... on TextMetadataEntry { text }
-          ... on MarkdownMetadataEntry { mdStr }
-          ... on UrlMetadataEntry { url }
-        } }
-      }
-    }
-    ... on Error { message }
+fragment EltWholeRun on Run {
+  ...EltRun
+  assetSelection { path }
+  stepKeysToExecute
+  stepStats {
+    stepKey status startTime endTime
+    materializations { metadataEntries {
+      label
+      ... on IntMetadataEntry { intRepr }
+      ... on FloatMetadataEntry { floatValue }
+      ... on TextMetadataEntry { text }
+      ... on MarkdownMetadataEntry { mdStr }
+      ... on UrlMetadataEntry { url }
+    } }
   }
 }
 """
     + _RUN
+)
+
+RUN = (
+    """
+query EltRun($id: ID!) {
+  runOrError(runId: $id) { __typename ... on Run { ...EltWholeRun } ... on Error { message } }
+}
+"""
+    + _WHOLE
+)
+
+WHOLE_RUNS = (
+    """
+query EltWholeRuns($filter: RunsFilter, $limit: Int) {
+  runsOrError(filter: $filter, limit: $limit) { __typename ... on Runs { results { ...EltWholeRun } } ... on Error { message } }
+}
+"""
+    + _WHOLE
 )
 
 EVENTS = """

@@ -1,8 +1,10 @@
 """`elt_dagster.control.runs.Runs` over Dagster's GraphQL: see `open_runs`."""
 
 import os
+import re
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -28,6 +30,7 @@ from elt_dagster.orchestration.jobs import job_name
 from elt_dagster.orchestration.launching import Launcher, Wish, gone_job, tag_list
 from elt_dagster.orchestration.progress import parse_progress
 from elt_dagster.orchestration.run_lists import GraphQLLists, InstanceLists, Newest, Run, RunLists, sync_tag
+from elt_dagster.orchestration.run_reading import Event, GraphQLReader, InstanceReader, RunReader, log_pages, no_run
 from elt_dagster.orchestration.run_views import (
     JobStream,
     backfill_view,
@@ -53,11 +56,14 @@ from elt_dagster.orchestration.tags import (
 )
 
 WEBSERVER_VARIABLE = "ELT_DAGSTER_WEBSERVER_URL"
-PAGE = 500
 _POLL_SECONDS = 0.5
 Pairs = list[tuple[RunView, StreamRun]]
 _REMEMBERED = 2000
 """How many runs that have ended are kept with their streams."""
+_SETTLED_SECONDS = 10.0
+"""How long after its end a run may still change."""
+_ID = re.compile(r"[\w.-]{1,255}")
+"""What is no id at all is not asked for: databases refuse some texts altogether."""
 _NOT_OURS = 20
 """How many pages of runs to look through for those of syncs, when no sync is named."""
 
@@ -82,6 +88,8 @@ class _Followed:
 
     cursor: str | None = None
     newest: datetime | None = None
+    events: Sequence[Event] = ()
+    """Those of the latest look."""
     backends: dict[str, BackendRun] = field(default_factory=dict[str, BackendRun])
 
 
@@ -92,8 +100,9 @@ class GraphQLRuns:
         self._transport, self._hosts = transport, hosts
         self._launcher = Launcher(transport)
         self._followed: dict[str, _Followed] = {}
-        self._ended: dict[str, RunView] = {}
+        self._ended: dict[str, tuple[RunView, RunView]] = {}
         self._hosted: list[str] = []
+        self._lock = threading.Lock()
 
     def launch(
         self,
@@ -161,37 +170,13 @@ class GraphQLRuns:
 
     def attempts(self, run_id: str) -> list[RunView]:
         """The root and everything that names it as its root."""
-        root = run_view(self._run(run_id), None).root_id
-        wanted = {"tags": [{"key": ROOT_RUN_TAG, "value": root}]}
-        found = self._ask(graphql.RUNS, {"filter": wanted, "limit": PAGE}, "runsOrError", "Runs")["results"]
-        views = [run_view(run, self._transport.run_url(run["runId"])) for run in (self._run(root), *found)]
-        ordered = sorted(views, key=_age)
-        return [in_chain(view, ordered) for view in ordered]
+        view = self._bare(run_id)
+        ordered = self._groups([view])[view.root_id]
+        return [in_chain(replace(v, url=self._transport.run_url(v.id)), ordered) for v in ordered]
 
     def get(self, run_id: str) -> RunView:
         """One run with its streams; the log is read only when something failed. What has ended is read once."""
-        known = self._ended.get(run_id)
-        if known is not None and self._lists.present([run_id]):
-            return in_chain(known, self._groups([known])[known.root_id])
-        view = self._look(run_id)
-        if view.status.is_final:
-            self._remember(view)
-        return view
-
-    def _look(self, run_id: str) -> RunView:
-        run = self._run(run_id)
-        view = run_view(run, self._transport.run_url(run_id))
-        failed = view.status is RunStatus.FAILED or any(s["status"] == "FAILURE" for s in run["stepStats"])
-        errors = stream_errors(self._log(run_id)) if failed else {}
-        backends: dict[str, BackendRun] = {}
-        if view.status is RunStatus.RUNNING or failed:
-            followed = self._follow(run_id)
-            view, backends = replace(view, heartbeat_at=followed.newest), followed.backends
-        if view.status.is_final or view.parent_id is not None:
-            view = in_chain(view, self.attempts(run_id))
-        else:
-            view = replace(view, attempt=1)
-        return with_streams(view, run, self._streams_of(run), errors, backends)
+        return self._whole([self._bare(run_id)])[0]
 
     def list(self, sync: str | None = None, *, limit: int = 20) -> list[RunView]:
         """The latest runs of one sync, or of any."""
@@ -271,7 +256,7 @@ class GraphQLRuns:
         """Everything the log has beyond ``after``."""
         progress: list[Progress] = []
         messages: list[str] = []
-        for page in self._pages(run_id, after):
+        for page in log_pages(self._transport, run_id, after):
             after = page["cursor"]
             for event in page["events"]:
                 if (sign := parse_progress(event.get("message") or "")) is not None:
@@ -320,19 +305,54 @@ class GraphQLRuns:
         return InstanceLists(instance) if instance is not None else GraphQLLists(self._transport)
 
     @cached_property
+    def _reader(self) -> RunReader:
+        instance = self._transport.instance_at_hand()
+        return InstanceReader(instance) if instance is not None else GraphQLReader(self._transport)
+
+    @cached_property
     def _newest(self) -> Newest:
         return Newest(self._lists)
 
-    def _whole(self, views: Sequence[RunView]) -> Sequence[RunView]:
-        """``views`` with their streams and their places among attempts. What has ended does not change any more, but for who retries it."""
-        groups = self._groups(views)
-        known = [self._ended.get(view.id) or self.get(view.id) for view in views]
-        return [in_chain(view, groups[view.root_id]) for view in known]
+    def _bare(self, run_id: str) -> RunView:
+        for run in self._lists.those([run_id]) if _ID.fullmatch(run_id) else ():
+            return run_view(run, self._transport.run_url(run_id))
+        raise no_run(run_id)
 
-    def _remember(self, view: RunView) -> None:
-        if len(self._ended) >= _REMEMBERED:
-            self._ended.pop(next(iter(self._ended)), None)
-        self._ended[view.id] = view
+    def _whole(self, views: Sequence[RunView]) -> Sequence[RunView]:
+        """``views`` with their streams and their places among attempts. What has ended is read once, but for who retries it."""
+        known = {view.id: seen for view in views if (seen := self._ended.get(view.id)) is not None and seen[0] == view}
+        runs = self._reader.whole([view.id for view in views if view.id not in known])
+        whole = [known[view.id][1] if view.id in known else self._look(view, runs.get(view.id)) for view in views]
+        groups = self._groups(views)
+        return [in_chain(view, groups[view.root_id]) for view in whole]
+
+    def _look(self, bare: RunView, run: Mapping[str, Any] | None) -> RunView:
+        if run is None:  # deleted since it was listed
+            return bare
+        view = run_view(run, bare.url)
+        failed = view.status is RunStatus.FAILED or any(s["status"] == "FAILURE" for s in run["stepStats"])
+        followed = _Followed()
+        if failed:
+            followed = self._told(view.id, followed)
+        elif view.status is RunStatus.RUNNING:
+            followed = self._told(view.id, self._followed.setdefault(view.id, followed))
+        errors = stream_errors(followed.events) if failed else {}
+        view = replace(view, heartbeat_at=followed.newest)
+        view = with_streams(view, run, self._streams_of(run), errors, followed.backends)
+        self._remember(bare, view)
+        return view
+
+    def _remember(self, bare: RunView, view: RunView) -> None:
+        """What ended a while ago stays as it is; a process that lost its run may tell a last thing."""
+        if not bare.status.is_final:
+            return
+        self._followed.pop(bare.id, None)
+        if bare.ended_at is None or (datetime.now(UTC) - bare.ended_at).total_seconds() < _SETTLED_SECONDS:
+            return
+        with self._lock:
+            if len(self._ended) >= _REMEMBERED:
+                del self._ended[next(iter(self._ended))]
+            self._ended[bare.id] = bare, view
 
     def _groups(self, views: Sequence[RunView]) -> Mapping[str, Sequence[RunView]]:
         """All attempts of the groups that ``views`` belong to, oldest first, by root; a root may have been deleted."""
@@ -379,16 +399,13 @@ class GraphQLRuns:
                 fix="Set ELT_DAGSTER_WEBSERVER_URL to a deployment with a daemon (`dagster dev` has one), or use `elt-dagster run --from --to`.",
             )
 
-    def _follow(self, run_id: str) -> "_Followed":
-        """What the run's log tells of its life; every look reads on from the one before."""
-        known = self._followed.setdefault(run_id, _Followed())
-        for page in self._pages(run_id, known.cursor):
-            known.cursor = page["cursor"]
-            for event in page["events"]:
-                if event.get("timestamp"):
-                    known.newest = datetime.fromtimestamp(int(event["timestamp"]) / 1000, UTC)
-                if (backend := observed_backend(event)) is not None:
-                    known.backends[event["stepKey"]] = backend
+    def _told(self, run_id: str, known: "_Followed") -> "_Followed":
+        """What the run's log tells beyond what is known of it."""
+        known.events, known.cursor, newest = self._reader.log(run_id, known.cursor)
+        known.newest = datetime.fromtimestamp(newest, UTC) if newest is not None else known.newest
+        for event in known.events:
+            if (backend := observed_backend(event)) is not None:
+                known.backends[event["stepKey"]] = backend
         return known
 
     def _streams_of(self, run: Mapping[str, Any]) -> tuple[JobStream, ...]:
@@ -406,26 +423,11 @@ class GraphQLRuns:
         steps = set(run["stepKeysToExecute"] or ())
         return tuple(s for s in streams if (not selected or s.key in selected) and (not steps or s.step in steps))
 
-    def _run(self, run_id: str) -> dict[str, Any]:
-        answer: dict[str, Any] = self._transport.execute(graphql.RUN, {"id": run_id})["runOrError"]
-        if answer["__typename"] != "Run":
-            raise NotFoundError(f"There is no run {run_id!r}.", fix="`elt-dagster runs` lists them.")
-        return answer
-
-    def _log(self, run_id: str) -> Iterator[dict[str, Any]]:
-        for page in self._pages(run_id, None):
-            yield from page["events"]
-
-    def _pages(self, run_id: str, after: str | None) -> Iterator[dict[str, Any]]:
-        while True:
-            variables = {"id": run_id, "after": after, "limit": PAGE}
-            answer = self._transport.execute(graphql.EVENTS, variables)["logsForRun"]
-            if answer["__typename"] != "EventConnection":
-                raise NotFoundError(f"There is no run {run_id!r}.", fix="`elt-dagster runs` lists them.")
-            yield answer
-            after = answer["cursor"]
-            if not answer["hasMore"]:
-                return
+    def _run(self, run_id: str) -> Mapping[str, Any]:
+        found = self._reader.whole([run_id])
+        if run_id not in found:
+            raise no_run(run_id)
+        return found[run_id]
 
     def _ask(self, document: str, variables: Mapping[str, Any], field: str, wanted: str) -> dict[str, Any]:
         """The ``field`` of the answer. Raises NotFoundError for a job that is gone, ConfigError with Dagster's words when it is not a ``wanted``."""
