@@ -76,8 +76,10 @@ def _elt_error(request: Request, error: Exception) -> JSONResponse:
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     other = error.with_id if isinstance(error, ConflictError) else None
+    # without the paths, which are those of our own document
+    message = "\n".join(dict.fromkeys(text for _, text in error.details)) or str(error)
     return answer(
-        request, status, str(error), details=error.details, other=other, headers=headers, code=_code(error, status)
+        request, status, message, details=error.details, other=other, headers=headers, code=_code(error, status)
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from elt_dagster.control.access import Access, Principal
 from elt_dagster.control.accounts import Accounts
+from elt_dagster.control.loaders import Loaders
 from elt_dagster.control.running import Failures, Running
 from elt_dagster.control.runs import Runs
 from elt_dagster.control.setup import Setup
@@ -59,6 +60,11 @@ class Caller:
     def accounts(self) -> Accounts:
         """The use cases on connections."""
         return Accounts(self.workspace)
+
+    @property
+    def loaders(self) -> Loaders:
+        """The use cases on loaders."""
+        return Loaders(self.workspace)
 
     @property
     def running(self) -> Running:

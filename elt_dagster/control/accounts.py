@@ -71,7 +71,7 @@ class Accounts:
         kinds = find_kinds(connector)
         name = kinds.source.name if kinds.source else kinds.warehouse.name if kinds.warehouse else connector
         replaced = self.check(kinds, config) if verify else {}
-        spec = _spec(self._free_name(label or name), name, _with_secrets(config, replaced))
+        spec = _spec(self.free_name(label or name), name, _with_secrets(config, replaced))
         return self._write(spec, label or spec.name, kinds, also)
 
     def update(
@@ -179,7 +179,8 @@ class Accounts:
         ).run()  # fmt: skip
         return written[-1]
 
-    def _free_name(self, label: str) -> str:
+    def free_name(self, label: str) -> str:
+        """A name that no connection has yet, made of ``label``. Raises ConflictError when there are too many of the kind."""
         with self.workspace.store.reading(self.workspace.name) as reader:
             taken = set(reader.kinds())
         wished = slugify(label)[:MAX_NAME] or "connection"

@@ -269,7 +269,7 @@ def discover_all(
     if not asked:
         return problems
     with ThreadPoolExecutor(DISCOVERIES_AT_ONCE, thread_name_prefix="elt-discover") as pool:
-        answers = pool.map(lambda group: _discover(group[0], runtime, environ), asked.values())
+        answers = pool.map(lambda group: discover(group[0], runtime, environ), asked.values())
         for group, (catalog, found) in zip(asked.values(), answers, strict=True):
             problems += found
             if catalog is not None:
@@ -277,9 +277,8 @@ def discover_all(
     return problems
 
 
-def _discover(
-    question: Discovery, runtime: Runtime, environ: Mapping[str, str]
-) -> tuple[Catalog | None, list[Problem]]:
+def discover(question: Discovery, runtime: Runtime, environ: Mapping[str, str]) -> tuple[Catalog | None, list[Problem]]:
+    """What a source answers; None where it is no source, or what went wrong, naming the sync."""
     account, sync = question.account, question.sync
     kind = account.kinds.source
     where = f"sync {sync.slug!r}, connection {account.name!r}"
