@@ -10,6 +10,7 @@ public names; ``dagster_graphql``'s own command line does the same.
 import asyncio
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -37,6 +38,7 @@ class Host:
         self._workspace_file = workspace_file
         self._without = WorkspaceProcessContext(self.instance, EmptyWorkspaceTarget())
         self._loaded: WorkspaceProcessContext | None = None
+        self._loading = threading.Lock()
 
     def execute(self, document: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         """Run ``document``; the first one about definitions loads the workspace. Raises ConfigError when that cannot be opened."""
@@ -53,14 +55,17 @@ class Host:
         return data_of(result.formatted)
 
     def _workspace(self) -> WorkspaceProcessContext:
-        if self._loaded is None:
-            target = workspace_target(self._workspace_file)
-            try:
-                with _children_write_to(Path(os.environ["DAGSTER_HOME"], SERVER_LOG)):
-                    self._loaded = WorkspaceProcessContext(self.instance, target)
-            except (dg.DagsterError, OSError) as error:
-                raise ConfigError(f"The workspace cannot be opened: {error}", fix="Check workspace.yaml.") from error
-        return self._loaded
+        with self._loading:
+            if self._loaded is None:
+                self._loaded = self._load(workspace_target(self._workspace_file))
+            return self._loaded
+
+    def _load(self, target: WorkspaceLoadTarget) -> WorkspaceProcessContext:
+        try:
+            with _children_write_to(Path(os.environ["DAGSTER_HOME"], SERVER_LOG)):
+                return WorkspaceProcessContext(self.instance, target)
+        except (dg.DagsterError, OSError) as error:
+            raise ConfigError(f"The workspace cannot be opened: {error}", fix="Check workspace.yaml.") from error
 
     def annotate(self, run_id: str, tags: Mapping[str, str], message: str) -> bool:
         """Straight into the instance."""

@@ -81,7 +81,7 @@ class Launcher:
 
     def knows(self, name: str) -> bool:
         """Whether the job was found before."""
-        return any(known.startswith(f"{name}/") for known in self._jobs)
+        return any(known.startswith(f"{name}/") for known in self._jobs.copy())
 
     def ready_job(self, name: str, sync: str, sync_id: str, streams: Sequence[str] | None) -> Job:
         """The job of a sync that may have been written a moment ago, with these streams: its code location is asked to load again, and waited for.

@@ -44,6 +44,12 @@ class RunLists(Protocol):
         """How many runs have these tags."""
         ...
 
+    def of_syncs(
+        self, sync_ids: Sequence[str], *, limit: int, offset: int, before: str | None
+    ) -> tuple[list[Run], int]:
+        """A page of the runs of several syncs, newest first, and how many they have."""
+        ...
+
     def newest(self, key: str, values: Sequence[str], statuses: Sequence[dg.DagsterRunStatus] | None) -> list[Run]:
         """The newest run for each value of the tag ``key``, of those that are in one of the ``statuses``."""
         ...
@@ -75,7 +81,11 @@ class InstanceLists:
         self, tags: Mapping[str, str], *, limit: int, offset: int, before: str | None, ascending: bool = False
     ) -> list[Run]:
         """One query, two with an offset."""
-        filters = dg.RunsFilter(tags=dict(tags))
+        return self._page(dg.RunsFilter(tags=dict(tags)), limit, offset, before, ascending=ascending)
+
+    def _page(
+        self, filters: dg.RunsFilter, limit: int, offset: int, before: str | None, *, ascending: bool = False
+    ) -> list[Run]:
         if offset:
             skipped = self._instance.get_run_ids(filters, limit=offset)
             if len(skipped) < offset:
@@ -89,6 +99,15 @@ class InstanceLists:
     def count(self, tags: Mapping[str, str]) -> int:
         """One query over the index of tags."""
         return self._instance.get_runs_count(dg.RunsFilter(tags=dict(tags)))
+
+    def of_syncs(
+        self, sync_ids: Sequence[str], *, limit: int, offset: int, before: str | None
+    ) -> tuple[list[Run], int]:
+        """As a page of one, and a count."""
+        if not sync_ids:
+            return [], 0
+        wanted = dg.RunsFilter(tags={SYNC_ID_TAG: list(sync_ids)})
+        return self._page(wanted, limit, offset, before), self._instance.get_runs_count(wanted)
 
     def newest(self, key: str, values: Sequence[str], statuses: Sequence[dg.DagsterRunStatus] | None) -> list[Run]:
         """One query for each: the storage knows no other way, and each is answered from an index."""
@@ -148,6 +167,20 @@ class GraphQLLists:
             if before is not None:
                 raise gone(before)
         return newer[::-1][:limit]
+
+    def of_syncs(
+        self, sync_ids: Sequence[str], *, limit: int, offset: int, before: str | None
+    ) -> tuple[list[Run], int]:
+        """Of several syncs each gives a page, and the newest of these make it: a filter of GraphQL has one value for a tag."""
+        many = len(sync_ids) > 1
+        asked = (
+            self.page(sync_tag(s), limit=limit + offset * many, offset=0 if many else offset, before=before)
+            for s in sync_ids
+        )
+        found = [run for page in asked for run in page]
+        if many:
+            found = sorted(found, key=lambda run: run["creationTime"], reverse=True)[offset : offset + limit]
+        return found, sum(self.count(sync_tag(s)) for s in sync_ids)
 
     def count(self, tags: Mapping[str, str]) -> int:
         """As the webserver counts."""

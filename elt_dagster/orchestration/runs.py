@@ -29,7 +29,7 @@ from elt_dagster.orchestration import graphql
 from elt_dagster.orchestration.jobs import job_name
 from elt_dagster.orchestration.launching import Launcher, Wish, gone_job, tag_list
 from elt_dagster.orchestration.progress import parse_progress
-from elt_dagster.orchestration.run_lists import GraphQLLists, InstanceLists, Newest, Run, RunLists, sync_tag
+from elt_dagster.orchestration.run_lists import GraphQLLists, InstanceLists, Newest, Run, RunLists, gone, sync_tag
 from elt_dagster.orchestration.run_reading import Event, GraphQLReader, InstanceReader, RunReader, log_pages, no_run
 from elt_dagster.orchestration.run_views import (
     JobStream,
@@ -202,13 +202,8 @@ class GraphQLRuns:
         before: str | None = None,
         streams: bool = False,
     ) -> RunPage:
-        """Of several syncs each gives a page, and the newest of these make it."""
-        pages = [self._lists.page(sync_tag(s), limit=limit + offset if len(sync_ids) > 1 else limit,
-                                  offset=0 if len(sync_ids) > 1 else offset, before=before) for s in sync_ids]  # fmt: skip
-        found = [run for page in pages for run in page]
-        if len(sync_ids) > 1:
-            found = sorted(found, key=lambda r: r["creationTime"], reverse=True)[offset : offset + limit]
-        total = sum(self._lists.count(sync_tag(s)) for s in sync_ids)
+        """A page of the runs themselves, then what they loaded."""
+        found, total = self._lists.of_syncs(sync_ids, limit=limit, offset=offset, before=_id(before))
         views = [run_view(run, self._transport.run_url(run["runId"])) for run in found]
         return RunPage(tuple(self._whole(views) if streams else views), total)
 
@@ -240,6 +235,7 @@ class GraphQLRuns:
         self, sync_id: str, stream: str, *, limit: int, after: str | None = None, ascending: bool = False
     ) -> Sequence[tuple[RunView, StreamRun]]:
         """Runs of the sync are looked through until enough of them had the stream."""
+        after = _id(after)
         found: Pairs = []
         while len(found) < limit:
             runs = self._lists.page(
@@ -438,6 +434,12 @@ class GraphQLRuns:
             said = answer.get("message") or "; ".join(e["message"] for e in answer.get("errors", ()))
             raise ConfigError(f"Dagster answered {answer['__typename']}: {said.strip() or 'nothing more'}")
         return answer
+
+
+def _id(run_id: str | None) -> str | None:
+    if run_id is not None and not _ID.fullmatch(run_id):
+        raise gone(run_id)
+    return run_id
 
 
 def _age(view: RunView) -> tuple[datetime, bool]:

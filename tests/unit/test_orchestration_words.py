@@ -262,7 +262,11 @@ def http_runs(answer: Any, status: int = 200) -> GraphQLRuns:
         ("<html>", 502, TransientError),
         ("<html>", 200, ConfigError),
         ({"errors": [{"message": "no such field"}]}, 200, ConfigError),
-        ({"data": {"runOrError": {"__typename": "RunNotFoundError"}}}, 200, NotFoundError),
+        (
+            {"data": {"instance": {"info": None}, "runsOrError": {"__typename": "Runs", "results": []}}},
+            200,
+            NotFoundError,
+        ),
     ],
 )
 def test_a_webserver_that_is_not_there_or_is_none_is_said_clearly(
