@@ -179,7 +179,8 @@ class _FormPage:
         attributes = self._attributes(it.name, it)
         if it.kind is Kind.FLAG:
             checked = " checked" if self._value(it.name) else ""
-            control = f'<input type="checkbox" value="1" {attributes}{checked}>'
+            shown = f'<input type="hidden" name="{escape(it.shown_name)}" value="1">'
+            control = f'{shown}<input type="checkbox" value="1" {attributes}{checked}>'
             return f'<div class="field flag">{control}<div><label for="{escape(_id(it.name))}">{escape(it.label)}</label>{_hint(it.name, it.hint)}{self._error(it.name)}</div></div>'
         if it.kind is Kind.CHOICE:
             chosen = self._value(it.name)

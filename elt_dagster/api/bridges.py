@@ -103,7 +103,7 @@ def list_bridges(
 ) -> BridgePage:
     """Those that can still be crossed, newest first."""
     try:
-        found, has_more = _of(caller).open_page(limit=limit, after=starting_after)
+        found, has_more = _of(caller).open_page(limit=limit, after=starting_after or None)
     except NotFoundError:
         raise ConfigError("There is no bridge to go on from.", fix="Begin at the first page.") from None
     return BridgePage(

@@ -70,6 +70,11 @@ class Field:
         return f"{self.name}#kind"
 
     @property
+    def shown_name(self) -> str:
+        """Of a flag: what is sent whether it is set or not, for browsers send nothing for one that is not."""
+        return f"{self.name}#shown"
+
+    @property
     def count_name(self) -> str:
         """Of items: the name under which their number is sent."""
         return f"{self.name}#count"

@@ -50,6 +50,8 @@ def _fill(filled: Filled, it: Field, value: Any, *, given: bool) -> None:
                 _fill_group(filled, one, inner)
         case _:
             shown = "" if it.secret else _shown(it, value)
+            if it.kind is Kind.FLAG:
+                filled.data[it.shown_name] = ["1"]
             if it.kind is not Kind.FLAG or value:
                 filled.data[it.name] = [shown]
 
@@ -151,15 +153,21 @@ def _read_plain(answers: Answers, it: Field, data: Data, kept: Mapping[str, Any]
     if it.name in kept and not text.strip():
         return kept[it.name]
     if it.kind is Kind.FLAG:
-        return bool(text)
+        return bool(text) if it.shown_name in data or text else _ABSENT
+    if it.name not in data:
+        return _missing(answers, it)
     try:
         value = _parsed(it, text)
     except ValueError as error:
         answers.problems[it.name] = str(error)
         return _ABSENT
-    if value is _ABSENT and it.required:
+    return _missing(answers, it) if value is _ABSENT else value
+
+
+def _missing(answers: Answers, it: Field) -> Any:
+    if it.required:
         answers.problems[it.name] = NEEDED
-    return value
+    return _ABSENT
 
 
 def _read_variants(

@@ -274,24 +274,26 @@ def test_the_form_of_postgres_is_filled_in_by_keyboard(site: Site, postgres_serv
     assert tab.complaints == []
 
 
-def test_the_form_fits_a_phone_and_a_dark_room(site: Site) -> None:
+@pytest.mark.parametrize(("integration", "size", "dark"), [
+    ("postgres", DESKTOP, False), ("postgres", PHONE, True), ("http_api", PHONE, False), ("files", DESKTOP, True),
+], ids=["desktop", "phone-dark", "phone", "dark"])  # fmt: skip
+def test_the_form_fits_phones_and_dark_rooms(site: Site, integration: str, size: tuple[int, int], dark: bool) -> None:
     tab = site.tab
+    tab.resize(size)
+    tab.dark(dark)
     try:
-        for integration, size, name in (
-            ("http_api", PHONE, "phone"),
-            ("files", DESKTOP, "dark"),
-            ("postgres", PHONE, "phone-dark"),
-        ):
-            tab.resize(size)
-            tab.dark("dark" in name)
-            tab.open(site.bridge(integration))
-            tab.wait_for_text("More settings")
-            if integration == "http_api":
-                tab.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
-            assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), integration
-            small = "[...document.querySelectorAll('input:not([type=hidden]):not([type=checkbox]), select, button:not(.hidden), textarea')]"
-            assert tab.evaluate(f"{small}.filter((e) => e.offsetParent && e.offsetHeight < 36).map((e) => e.id)") == []
-            site.picture(f"bridge-form-{integration}-{name}")
+        tab.open(
+            site.bridge(integration, label=f"{integration}-production", redirect_uri="https://yourapp.com/callback")
+        )
+        tab.wait_for_text("More settings")
+        if integration == "http_api":
+            tab.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        controls = "[...document.querySelectorAll('input:not([type=checkbox]), select, button:not(.hidden), textarea')]"
+        assert tab.evaluate(f"{controls}.filter((e) => e.offsetParent && e.offsetHeight < 36).map((e) => e.id)") == []
+        shade = tab.evaluate("getComputedStyle(document.querySelector('main')).backgroundColor")
+        assert ("255, 255, 255" in shade) is not dark
+        site.picture(f"bridge-{integration}-{'phone' if size == PHONE else 'desktop'}{'-dark' if dark else ''}")
     finally:
         tab.resize(DESKTOP)
         tab.dark(False)
