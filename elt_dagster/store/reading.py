@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from elt_dagster.errors import ConfigError, NotFoundError, nearest
-from elt_dagster.store.pages import Place, SyncFilter, page_of
+from elt_dagster.store.pages import Place, SyncFilter, page_of, rows_of
 from elt_dagster.store.records import (
     AnySync,
     BrokenSync,
@@ -81,6 +81,7 @@ class Reader:
 
     def sync_page(self, wanted: SyncFilter, at: Place) -> tuple[tuple[AnySync, ...], int]:
         """One page of the syncs that ``wanted`` names, and how many of these there are; three queries whatever their number.
+        Their streams have no schema.
 
         Raises NotFoundError when ``at`` begins behind a sync that is not there.
         """
@@ -90,21 +91,19 @@ class Reader:
         chosen = bindings.c.sync_id.in_([r.id for r in rows])
         for binding in self._conn.execute(sa.select(bindings).where(chosen).order_by(bindings.c.position)):
             parts[binding.sync_id].append(binding)
-        return tuple(sync_from_rows(r, parts[r.id]) for r in rows), total
+        return tuple(sync_from_rows(r, parts[r.id], columns=False) for r in rows), total
 
     def binding_page(self, wanted: SyncFilter, at: Place, *, sync_id: str | None = None) -> list[tuple[str, AnySync]]:
         """One page of the bindings of the syncs that ``wanted`` names, or of one of them: their ids, and whose they are.
 
         Raises NotFoundError as `sync_page` does.
         """
-        which = self._mine(syncs) & wanted.clause()
+        mine = self._mine(syncs) & wanted.clause() & (syncs.c.id == bindings.c.sync_id)
+        # not joined: planners without statistics would sort all there is instead of going down the index
+        which: sa.ColumnElement[bool] = sa.exists().where(mine).correlate(bindings)
         if sync_id is not None:
-            which &= syncs.c.id == sync_id
-        made = sa.func.coalesce(bindings.c.created_at, syncs.c.created_at, type_=syncs.c.created_at.type)
-        dated = (
-            sa.select(bindings.c.id, bindings.c.sync_id, made.label("created_at")).join(syncs).where(which).subquery()
-        )
-        rows, _ = page_of(self._conn, dated, sa.true(), at)
+            which &= bindings.c.sync_id == sync_id
+        rows = rows_of(self._conn, bindings, which, at)
         found = self._of_ids({row.sync_id for row in rows})
         return [(row.id, found[row.sync_id]) for row in rows]
 

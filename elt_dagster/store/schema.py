@@ -13,7 +13,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest migration. Revisions are numbers of four digits, so that newer and older can be told apart without the scripts."""
 VERSION_TABLE = "elt_version"
 DEFAULT_WORKSPACE = "default"
@@ -145,10 +145,10 @@ bindings = sa.Table(
     sa.Column("spec", sa.Text, nullable=False),
     # the Stream as the source described it
     sa.Column("discovered", sa.Text, nullable=False),
-    # NULL for what was written by an older version: the sync's own
     sa.Column("created_at", UtcDateTime),
     sa.Column("updated_at", UtcDateTime),
     sa.UniqueConstraint("sync_id", "stream"),
+    sa.Index(None, "created_at", "id"),
 )
 
 leases = sa.Table(

@@ -312,6 +312,7 @@ def test_an_older_store_is_brought_up_with_its_names(store: Store) -> None:
         run_sql(store, f"ALTER TABLE elt_syncs DROP COLUMN {column}")
     run_sql(store, "DROP INDEX ix_elt_syncs_workspace_id_created_at_id")
     run_sql(store, "DROP INDEX ix_elt_connections_workspace_id_created_at_id")
+    run_sql(store, "DROP INDEX ix_elt_bindings_created_at_id")
     for table, column in (
         ("workspaces", "default_destination_id"),
         ("connections", "label"),
