@@ -1,6 +1,7 @@
 """The Syncs dialect: syncs, their runs, and what the providers offer."""
 
 import uuid
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -41,16 +42,15 @@ Limit = Annotated[int, Query(ge=1, le=100, description="How many on a page.")]
 router = APIRouter(prefix="/api/v1/syncs", route_class=KeyedRoute, responses=REFUSALS, tags=["Syncs"])
 
 
-def _shown(caller: Caller, *found: AnySync) -> list[shown.Sync]:
+def _shown(caller: Caller, found: Sequence[AnySync], kinds: Mapping[str, str]) -> list[shown.Sync]:
     latest = caller.running.latest_known([s.id for s in found])
     errors = caller.running.last_errors(latest)
-    kinds = caller.syncs.kinds()
     return [shown_sync(s, kinds=kinds, latest=latest, errors=errors) for s in found]
 
 
 def _answer(caller: Caller, sync: AnySync, response: Response) -> shown.Sync:
     response.headers["ETag"] = etag(sync)
-    return _shown(caller, sync)[0]
+    return _shown(caller, [sync], caller.syncs.kinds())[0]
 
 
 def _warehouse(caller: Caller, body: shown.SyncWanted | shown.SyncChange) -> str | None:
@@ -87,13 +87,13 @@ def list_syncs(
     caller: Authenticated, wanted: Annotated[SyncFilter, Depends(_filter)], limit: Limit = 50, offset: Offset = 0
 ) -> shown.SyncPage:
     """Syncs, oldest first, so that new ones move nothing."""
-    page = caller.syncs.page(wanted, Place(limit=limit, offset=offset))
-    return shown.SyncPage.model_construct(
+    page = caller.syncs.page(wanted, Place(limit=limit, offset=offset), marks=False)
+    return shown.SyncPage(
         has_next=offset + len(page.items) < page.total,
         limit=limit,
         offset=offset,
         total=page.total,
-        syncs=_shown(caller, *page.items),
+        syncs=_shown(caller, page.items, page.kinds),
     )
 
 

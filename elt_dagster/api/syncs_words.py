@@ -30,6 +30,7 @@ LOAD_MODES = Spelling(LoadMode, append="append_event", merge="upsert_entity", re
 BINDINGS = "table_bindings"
 """In a sync's envelope: what this dialect keeps of each stream."""
 _NOTHING = LatestRuns()
+_LOAD_WORDS = {mode: shown.LoadModeWord(LOAD_MODES.write(mode)) for mode in LoadMode}
 
 
 def shown_sync(
@@ -41,7 +42,7 @@ def shown_sync(
         return _broken(sync, runs)
     spec = sync.spec
     data = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"streams", "settings"})
-    return shown.Sync.model_construct(
+    return shown.Sync(
         id=sync.id,
         name=spec.title,
         slug=spec.slug,
@@ -104,16 +105,18 @@ def _bindings(sync: StoredSync) -> list[shown.TableBinding]:
 def _binding(sync: StoredSync, binding: TableBinding, kept: Mapping[str, Any]) -> shown.TableBinding:
     mode, primary_key, cursor = defaults(binding, sync.streams[binding.name])
     created_at, updated_at = sync.binding_times[binding.name]
-    return shown.TableBinding.model_construct(
+    return shown.TableBinding(
         id=sync.binding_ids[binding.name],
         entity_key=binding.name,
-        load_mode=shown.LoadModeWord(LOAD_MODES.write(mode)),
+        load_mode=_LOAD_WORDS[mode],
         primary_key_columns=list(primary_key),
         cursor_field=cursor,
         table_name=binding.table_name,
         physical_table_name=binding.table_name,
         logical_table_name=kept.get("logical_table_name") or table_name(binding.name),
-        table_naming_version=shown.TableNaming(kept.get("table_naming_version") or "v1"),
+        table_naming_version=shown.TableNaming(named)
+        if (named := kept.get("table_naming_version"))
+        else shown.TableNaming.V1,
         source_instance_key=kept.get("source_instance_key") or sync.connection_id,
         created_at=created_at,
         updated_at=updated_at,
@@ -200,7 +203,7 @@ def _resource(found: Resource, warehouse: str | None) -> shown.Resource:
         entity_key=found.name,
         display_name=found.name.replace("_", " ").capitalize(),
         description=found.description,
-        load_mode=shown.LoadModeWord(LOAD_MODES.write(found.load_mode)),
+        load_mode=_LOAD_WORDS[found.load_mode],
         cursor_field=found.cursor_field,
         depends_on=list(found.depends_on),
         default_selected=found.selected,

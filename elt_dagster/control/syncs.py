@@ -46,14 +46,17 @@ class Syncs:
 
     # --- looking ---------------------------------------------------------------------------------------------------------------
 
-    def page(self, wanted: SyncFilter, place: Place) -> SyncPage:
-        """One page of the syncs that ``wanted`` names. Raises NotFoundError when the row it comes after is gone."""
+    def page(self, wanted: SyncFilter, place: Place, *, marks: bool = True) -> SyncPage:
+        """One page of the syncs that ``wanted`` names; their streams have no schema. Without ``marks`` these are not looked up.
+
+        Raises NotFoundError when the row it comes after is gone.
+        """
         store = self.workspace.store
         with store.reading(self.workspace.name) as reader:
             items, total = reader.sync_page(wanted, place)
             kinds = reader.kinds()
         ids = [b for s in items if isinstance(s, StoredSync) for b in s.binding_ids.values()]
-        return SyncPage(items, total, kinds, store.full_refreshes.of(ids) if ids else {})
+        return SyncPage(items, total, kinds, self.marks_of(ids) if marks else {})
 
     def get(self, sync_id: str) -> StoredSync:
         """One sync. Raises NotFoundError; ConfigError when its row is broken."""

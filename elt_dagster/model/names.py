@@ -9,6 +9,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 
 from elt_dagster.errors import ConfigError
 
@@ -18,6 +19,7 @@ _OTHER = re.compile(r"[^a-z0-9_]+")
 MAX_LENGTH = 63  # PostgreSQL's limit is the lowest of the warehouses
 
 
+@lru_cache(maxsize=16_384)  # the same few names are asked for again and again, wherever many syncs are looked at
 def snake_case(name: str, *, max_length: int = MAX_LENGTH) -> str:
     """``name`` as an identifier. Never empty; never starts with a digit; stable, and ``snake_case(snake_case(x)) == snake_case(x)``."""
     folded = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
@@ -30,6 +32,7 @@ def snake_case(name: str, *, max_length: int = MAX_LENGTH) -> str:
     return plain if len(plain) <= max_length else _hashed(plain[: max_length - 9], name)
 
 
+@lru_cache(maxsize=16_384)
 def table_name(stream: str) -> str:
     """Default table of a stream: the part after the last dot (``public.orders`` becomes ``orders``), in snake_case."""
     return snake_case(stream.rpartition(".")[2] or stream)

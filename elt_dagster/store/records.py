@@ -110,13 +110,15 @@ def connection_from_row(row: Row[Any]) -> StoredConnection:
     return StoredConnection(row.id, spec, row.created_at, row.updated_at, row.revision, error, label)
 
 
-def sync_from_rows(row: Any, bindings: Iterable[Any]) -> AnySync:
-    """The sync in a row of ``elt_syncs`` and its rows of ``elt_bindings``, in order."""
+def sync_from_rows(row: Any, bindings: Iterable[Any], *, columns: bool = True) -> AnySync:
+    """The sync in a row of ``elt_syncs`` and its rows of ``elt_bindings``, in order; without ``columns`` its streams have no schema, for lists,
+    where the schemas would take most of the time."""
     try:
         rows = list(bindings)
         parts = {**_mapping(row.spec), "streams": [json.loads(b.spec) for b in rows]}
         spec = SyncSpec.model_validate(parts)
-        streams = {b.stream: Stream.from_json(_mapping(b.discovered)) for b in rows}
+        without = {} if columns else {"schema": None}
+        streams = {b.stream: Stream.from_json({**_mapping(b.discovered), **without}) for b in rows}
         ids = {b.stream: b.id for b in rows}
         whole = _whole(row)
         if spec.slug != row.slug or [b.name for b in spec.streams] != list(ids):
