@@ -37,6 +37,11 @@ class Served:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def pid(self) -> int | None:
+        """Its process."""
+        return self._process.pid if self._process is not None else None
+
+    @property
     def log(self) -> Path:
         """What it printed, both channels."""
         return self.project.folder / "serve.log"
