@@ -58,6 +58,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return environment
 
 
+def test_what_pages_for_people_are_made_of_is_in_the_wheel(installed: Path) -> None:
+    static = next((installed / "lib").glob("python*/site-packages/elt_dagster/api/static"))
+    assert {p.name for p in static.iterdir()} == {p.name for p in (ROOT / "elt_dagster/api/static").iterdir()}
+
+
 def test_the_wheel_validates_inside_a_project_with_its_own_connectors(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "connectors").mkdir()
     (tmp_path / "connectors" / "__init__.py").write_text("MINE = 'a user\\'s own package'\n")

@@ -23,6 +23,7 @@ from elt_dagster.store import Bridge
 
 TRIES_PER_MINUTE = 30
 """How often the settings of one bridge may be tried: each try asks a source."""
+OPENED_PER_MINUTE = 120
 MAX_FIELDS = 5000
 FORM_TYPE = "application/x-www-form-urlencoded"
 _ASSETS = {"bridge.css": "text/css; charset=utf-8", "bridge.js": "text/javascript; charset=utf-8"}
@@ -45,11 +46,12 @@ _FORM = {
 Token = Annotated[str, Query(min_length=1, max_length=200, description="What makes the address unguessable.")]
 
 
-@router.get(AUTHORIZE_PATH, summary="The page of a bridge", responses={k: v for k, v in _PAGES.items() if k != 429})
+@router.get(AUTHORIZE_PATH, summary="The page of a bridge", responses=_PAGES)
 def show(request: Request, token: Token) -> Response:
     """The vendor's consent page, or a form with the settings of the connector. No key is needed."""
     crossing, browser = _crossing(request), browser_of(request)
     bridge = crossing.bridge(token)
+    _count(request, f"page of {bridge.id}", OPENED_PER_MINUTE)
     return _answer(request, crossing.open(bridge, browser), token, browser)
 
 
@@ -78,7 +80,7 @@ def _sent(request: Request, token: str, data: dict[str, list[str]]) -> Response:
     if added or removed:
         data = with_another_item(data, added[-1]) if added else without_item(data, removed[-1])
         return _answer(request, crossing.again(bridge, data), token, browser, status=200)
-    _count_try(request, bridge)
+    _count(request, f"bridge {bridge.id}", TRIES_PER_MINUTE)
     step = crossing.submit(bridge, browser, data)
     if isinstance(step, GoTo) and step.connection is not None:
         _audit(request, bridge, step.connection.id)
@@ -155,8 +157,8 @@ def _form_data(body: bytes) -> dict[str, list[str]]:
     return data
 
 
-def _count_try(request: Request, bridge: Bridge) -> None:
-    allowance = request.app.state.limiter.take(f"bridge {bridge.id}", TRIES_PER_MINUTE)
+def _count(request: Request, what: str, per_minute: int) -> None:
+    allowance = request.app.state.limiter.take(what, per_minute)
     if allowance.wait:
         raise TooManyRequestsError("That were many tries.", fix=f"Wait {allowance.wait} s.", retry_after=allowance.wait)
 

@@ -154,7 +154,8 @@ class _FormPage:
             for v in it.fields
             if v.fields
         )
-        return f"{self._labelled(name, it, picker)}{shapes}"
+        plain = '<noscript><p class="hint">Of these, only what is chosen above counts.</p></noscript>' if shapes else ""
+        return f"{self._labelled(name, it, picker)}{plain}{shapes}"
 
     def _list(self, it: Field) -> str:
         items = "".join(self._item(one) for one in self._items(it))
@@ -205,21 +206,21 @@ class _FormPage:
         mark = ' <span class="optional">optional</span>' if _may_be_empty(it) else ""
         if name in self.filled.kept:
             mark = ' <span class="optional">kept</span>'
-        hints = [
-            it.hint,
-            _HOW.get(it.kind, ""),
-            "Leave it empty to keep what is there." if name in self.filled.kept else "",
-        ]
         return (
             f'<div class="field"><label for="{escape(_id(name))}">{escape(it.label)}{mark}</label>'
-            f"{_hint(name, ' '.join(filter(None, hints)))}{control}{self._error(name)}</div>"
+            f"{_hint(name, self._help(name, it))}{control}{self._error(name)}</div>"
         )
+
+    def _help(self, name: str, it: Field) -> str:
+        keep = "Leave it empty to keep what is there." if name in self.filled.kept else ""
+        return " ".join(filter(None, (it.hint, _HOW.get(it.kind, ""), keep)))
 
     def _attributes(self, name: str, it: Field) -> str:
         wrong = name in self.problems
         required = it.required and name not in self.filled.kept and it.kind is not Kind.FLAG
+        described = f"{_id(name)}-hint {_id(name)}-error" if self._help(name, it) else f"{_id(name)}-error"
         given: dict[str, Any] = {
-            "id": _id(name), "name": name, "aria-describedby": f"{_id(name)}-hint {_id(name)}-error",
+            "id": _id(name), "name": name, "aria-describedby": described,
             **({"required": "", "aria-required": "true"} if required else {}),
             **({"aria-invalid": "true"} if wrong else {}),
             **({"class": "secret"} if it.secret and it.kind in _ROWS else {}),
@@ -229,7 +230,7 @@ class _FormPage:
         return " ".join(f'{key}="{escape(str(value))}"' if value != "" else key for key, value in given.items())
 
     def _error(self, name: str) -> str:
-        return f'<p class="error" id="{escape(_id(name))}-error">{escape(self.problems.get(name, ""))}</p>'
+        return f'<p class="error" aria-live="polite" id="{escape(_id(name))}-error">{escape(self.problems.get(name, ""))}</p>'
 
     def _value(self, name: str) -> str:
         return (self.filled.data.get(name) or [""])[-1]

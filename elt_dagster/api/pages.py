@@ -19,7 +19,7 @@ from elt_dagster.api.auth import TooManyRequestsError, services_of
 from elt_dagster.api.bridge_page import message_page
 from elt_dagster.control.bridges import BridgeEndedError
 from elt_dagster.control.oauth import new_secret
-from elt_dagster.errors import EltError, NotFoundError
+from elt_dagster.errors import EltError, NotFoundError, TransientError
 
 _COOKIE_SECONDS = 86_400
 _COOKIE_VALUE = re.compile(r"[\w-]{43}", re.ASCII)
@@ -39,6 +39,8 @@ class PageRoute(APIRoute):
                 response = await inner(request)
             except EltError as error:
                 response = _error_page(_page_status(error), str(error))
+                if isinstance(error, TransientError) and error.retry_after:
+                    response.headers["Retry-After"] = str(max(1, round(error.retry_after)))
             except HTTPException as error:
                 response = _error_page(error.status_code, str(error.detail))
             except RequestValidationError:

@@ -140,6 +140,8 @@ def test_every_field_has_a_label_and_says_where_its_error_is(stage: BridgeStage)
     assert len(shown) >= 17
     for name, its in shown.items():
         assert its["id"] in page.labels, name
+        for described in (its["aria-describedby"] or "").split():
+            assert f'id="{described}"' in page.text
         assert f"{its['id']}-error" in (its["aria-describedby"] or ""), name
 
 
@@ -307,6 +309,7 @@ def test_settings_are_tried_only_so_often(stage: BridgeStage) -> None:
         last = browser.send(address, page, password="wrong")
     assert isinstance(last, Page)
     assert last.status == 429
+    assert int(last.headers["retry-after"]) > 0
 
 
 def test_on_https_the_cookie_is_bound_to_the_host(stage: BridgeStage) -> None:

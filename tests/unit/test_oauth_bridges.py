@@ -213,6 +213,24 @@ def test_the_settings_of_the_client_lead_where_whoever_runs_the_server_wants(sta
     assert stage.config(browser.led(answer))["issuer"] == "http://127.0.0.1:1234"
 
 
+def test_salesforce_asks_for_sandbox_and_domain_and_goes_to_hosts_of_salesforce_only(stage: BridgeStage) -> None:
+    workspace = stage.store.workspaces()[0].id
+    stage.store.bridges.put_oauth_client(workspace, OAuthClient("salesforce", "our-id", CANARY, {}))
+    sandbox = stage.browser().led(stage.create("salesforce", settings={"is_sandbox": True}))
+    assert sandbox.startswith(
+        "https://test.salesforce.com/services/oauth2/authorize?response_type=code&client_id=our-id&"
+    )
+    address, browser = stage.create("salesforce"), stage.browser()
+    page = browser.page(address)
+    assert set(page.inputs) == {"csrf#", "is_sandbox", "is_sandbox#shown", "domain"}
+    for host in ("evil.example", "evil.example.my.salesforce.com.evil.example", "my.salesforce.com.evil"):
+        refused = browser.send(address, page, domain=host)
+        assert isinstance(refused, Page)
+        assert (refused.status, f"{host} is no address of Salesforce" in refused.text) == (422, True)
+    out = browser.send(address, page, domain="acme.my.salesforce.com")
+    assert str(out).startswith("https://acme.my.salesforce.com/services/oauth2/authorize?")
+
+
 ANSWERS: dict[str, tuple[httpx.Response | Exception, str]] = {
     "no JSON": (httpx.Response(200, text=f"<html>{CANARY}"), "source_error"),
     "a list": (httpx.Response(200, json=[CANARY]), "source_error"),
