@@ -27,6 +27,7 @@ from elt_dagster.errors import (
 
 BUSY = frozenset({429, 502, 503, 504})
 MAX_WAIT_SECONDS = 60.0
+SOON_SECONDS = 10.0
 PAGE = 100
 """How many rows a list asks for at a time: the most that the server gives."""
 _BY_REASON: Mapping[str, type[EltError]] = {
@@ -95,7 +96,7 @@ class Sending:
                 lost = True
                 self._wait(attempt, None)
                 continue
-            if response.status_code in BUSY and not last:
+            if not last and _may_work_soon(response):
                 self._wait(attempt, _retry_after(response))
                 continue
             if lost and method == "DELETE" and response.status_code == 404:
@@ -171,6 +172,12 @@ def _later(reason: str, text: str, wait: float | None, *, limited: bool) -> EltE
     """What the server, or the source behind it, cannot do now."""
     kind = LimitError if limited else _BY_REASON.get(reason, TransientError)
     return kind(text, retry_after=wait) if issubclass(kind, TransientError) else kind(text)
+
+
+def _may_work_soon(response: httpx.Response) -> bool:
+    """Whether nothing was done, and the same request is worth another try: what is behind the server says so itself, and that it is soon."""
+    wait = _retry_after(response)
+    return response.status_code in BUSY or (response.status_code == 424 and wait is not None and wait <= SOON_SECONDS)
 
 
 def _told(detail: Mapping[str, Any]) -> str:

@@ -82,6 +82,15 @@ def test_a_post_whose_answer_was_lost_is_sent_again_under_the_same_idempotency_k
     assert keys[3] != keys[0]
 
 
+def test_a_sync_that_dagster_is_about_to_load_is_waited_for_and_a_source_that_is_away_for_long_is_not() -> None:
+    server = Server(said(424, {"detail": "not loaded yet"}, retry_after="5"), said(200, RUN))
+    with server.client() as client:
+        client.runs.trigger("s1")
+    assert server.slept == [5]
+    with Server(said(424, {"detail": "away"}, retry_after="600")).client() as client, pytest.raises(TransientError):
+        client.runs.trigger("s1")
+
+
 def test_reads_carry_no_idempotency_key() -> None:
     server = Server(said(200, SYNC))
     with server.client() as client:
