@@ -10,7 +10,7 @@ from croniter import croniter
 
 from elt_dagster.control.runs import LatestRuns, Runs, RunStatus, RunView, StreamRun
 from elt_dagster.engine import defaults
-from elt_dagster.model import LoadMode, RunMode, SyncStatus, TriggeredBy
+from elt_dagster.model import LoadMode, RunMode, SyncStatus, TriggeredBy, TriggerMode
 from elt_dagster.store import StoredSync
 
 GRACE = timedelta(minutes=5)
@@ -100,9 +100,10 @@ def lateness(sync: StoredSync, runs: LatestRuns, now: datetime) -> str | None:
 
 
 def _last_tick(sync: StoredSync, before: datetime) -> datetime | None:
-    """When the schedule last ticked."""
-    schedule = sync.spec.schedule
-    if schedule is None:
+    """When the schedule last had to start a run; None for a sync that is started by hand, or whose ticks find no new window now and then."""
+    spec = sync.spec
+    schedule = spec.schedule
+    if schedule is None or spec.trigger is not TriggerMode.SCHEDULED or spec.slicing is not None:
         return None
     local = before.astimezone(ZoneInfo(schedule.timezone))
     found: datetime = croniter(schedule.cron, local, ret_type=datetime).get_prev(datetime)

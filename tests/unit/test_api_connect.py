@@ -16,7 +16,7 @@ from elt_dagster import registry
 from elt_dagster.control.runs import RunStatus, StreamRun
 from elt_dagster.destinations.base import LoadPlan, TableRef
 from elt_dagster.destinations.duckdb import DuckDB, DuckDBConfig
-from elt_dagster.model import ConnectionSpec, LoadMode, RunMode, SyncStatus
+from elt_dagster.model import ConnectionSpec, LoadMode, RunMode, SyncStatus, TriggerMode
 from elt_dagster.store import Store, open_store
 from tests import servers
 from tests.unit import connect_stage
@@ -289,6 +289,10 @@ def test_the_example_of_the_guide_is_told_which_field_its_schema_asks_for(stage:
     told = stage.refused("POST", "/elt_syncs", 400, json={"connection_id": stage.connection, **BODY})
     assert "/elt_settings/ad_accounts: " in told
     assert "is missing. allowed: 123456, 987654." in told
+    wrong = {"connection_id": stage.connection, **BODY, "elt_settings": {"account": ["123456"]}}
+    told = stage.refused("POST", "/elt_syncs", 400, json=wrong)
+    assert "/elt_settings/account: unknown key." in told
+    assert "ad_accounts" in told
     sync = stage.sync(elt_settings={"ad_accounts": ["123456"]})
     told = stage.refused("POST", f"/elt_syncs/{sync['id']}", 400, json={"elt_settings": {"ad_accounts": ["12345"]}})
     assert "/elt_settings/ad_accounts/0: " in told
@@ -887,6 +891,15 @@ def test_a_stream_that_should_have_been_loaded_is_delayed(stage: Stage) -> None:
     assert states(stage, sync)["label"]["active_sync"] is None
     stage.clock.ahead = timedelta(hours=14)
     stage.ask("POST", f"/elt_syncs/{sync['id']}/disable", 204)
+    assert states(stage, sync)["label"]["active_sync"] is None
+
+
+def test_a_sync_that_is_started_by_hand_is_never_overdue(stage: Stage) -> None:
+    sync, _ = started(stage, "label")
+    with stage.store.transaction(stage.name) as tx:
+        kept = tx.sync_by_id(sync["id"])
+        tx.put_sync(kept.spec.model_copy(update={"trigger_mode": TriggerMode.MANUAL}), kept.streams)
+    stage.clock.ahead = timedelta(hours=7)
     assert states(stage, sync)["label"]["active_sync"] is None
 
 
