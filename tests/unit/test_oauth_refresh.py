@@ -21,10 +21,11 @@ from elt_dagster.errors import TransientError
 from elt_dagster.model import ConnectionSpec
 from elt_dagster.store import Store
 from elt_dagster.store.seal import KEY_VARIABLE
+from tests.unit.refreshing_child import refresh
 from tests.unit.test_store import store, url
 
 __all__ = ["store", "url"]
-TIMES = 8
+TIMES = 12
 
 
 @dataclass
@@ -102,9 +103,10 @@ def finished(process: "subprocess.Popen[str]") -> None:
 
 def test_two_processes_that_refresh_at_once_spend_no_token_twice(store: Store, endpoint: TokenEndpoint) -> None:
     put_token(store, "first")
-    both = [child(store, endpoint, TIMES), child(store, endpoint, TIMES)]
-    for process in both:
-        finished(process)
+    other = child(store, endpoint, TIMES)
+    assert endpoint.arrived.wait(30)
+    refresh(store, endpoint.url, TIMES)
+    finished(other)
     assert (endpoint.given, endpoint.revoked) == (2 * TIMES, False)
     assert kept(store) == endpoint.good
 
@@ -120,7 +122,7 @@ def test_a_process_that_is_killed_while_it_has_the_drawer_holds_nobody_up(
     victim.communicate()
     endpoint.parked.set()
     endpoint.parked = None
-    finished(child(store, endpoint, 2, held=1.0))
+    refresh(store, endpoint.url, 2)
     assert (endpoint.given, endpoint.revoked) == (2, False)
     assert kept(store) == endpoint.good
 
