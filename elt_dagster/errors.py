@@ -6,7 +6,8 @@ EltError
 │   └── ConflictError       the user: it collides with something that exists or runs
 ├── AuthError               the user: the other side refused the credentials
 ├── TransientError          nobody: busy or unreachable; the same call may work later
-│   └── LimitError          nobody: it allows no more requests for now
+│   ├── LimitError          nobody: it allows no more requests for now
+│   └── WarehouseBusyError  nobody: it is the destination that is busy or unreachable
 ├── SourceError             the source's owner: it answered with something we cannot use
 │   └── PrimaryKeyError     the source's owner: rows that nothing identifies
 ├── DestinationError        the warehouse's owner: it refused what we asked of it
@@ -86,6 +87,12 @@ class LimitError(TransientError):
     """The other side allows us no more requests for now: its quota, or the share of it that is ours, is used up."""
 
     reason = "rate_limited"
+
+
+class WarehouseBusyError(TransientError):
+    """The destination is busy or unreachable. The engine makes it of whatever TransientError a destination raises."""
+
+    reason = "destination_unavailable"
 
 
 class SourceError(EltError):

@@ -20,7 +20,15 @@ from elt_dagster.engine.plan import RunContext, StreamPlan, plan_stream
 from elt_dagster.engine.prefetch import prefetched
 from elt_dagster.engine.transform import Transform
 from elt_dagster.engine.windows import window_binding_id
-from elt_dagster.errors import CancelledError, ConflictError, ContractError, EltError
+from elt_dagster.errors import (
+    CancelledError,
+    ConflictError,
+    ContractError,
+    EltError,
+    LimitError,
+    TransientError,
+    WarehouseBusyError,
+)
 from elt_dagster.model import Batch, Checkpoint, LoadMode, RunMode, Stream, StreamResult, SyncSpec, TableBinding, Window
 from elt_dagster.model.run import SchemaChange
 from elt_dagster.sdk.arrow import split
@@ -102,10 +110,12 @@ class StreamRead:
         Raises EltError. Whatever it raises, the table holds exactly what was committed before, and the state says so.
         """
         resolved = resolve_binding(self.binding, self.stream)
-        destination = self.open_destination()
+        with at_warehouse():
+            destination = self.open_destination()
         with self.leased(cancelled, say) as fence:
             mark = self.mark() if self.window is None else None
-            state = destination.state(self.sync.dataset, self.state_id)
+            with at_warehouse():
+                state = destination.state(self.sync.dataset, self.state_id)
             run = RunContext(
                 run_id=self.run_id,
                 load_id=uuid.uuid4().hex,
@@ -118,7 +128,8 @@ class StreamRead:
             )
             table = state.table if state is not None else TableRef(self.sync.dataset, self.binding.table_name)
             # Only where a cursor goes on does it matter: opening a file to look costs more than a small load.
-            exists = resolved.cursor_field is None or destination.columns(table) is not None
+            with at_warehouse():
+                exists = resolved.cursor_field is None or destination.columns(table) is not None
             plan = plan_stream(self.sync, resolved, self.binding_id, state, run, table_exists=exists)
             result = _Pipeline(self, plan, destination, observe, cancelled).run()
             if mark is not None:
@@ -165,6 +176,17 @@ class StreamRead:
         finally:
             transform.close()
             source.close()  # type: ignore[attr-defined]  # every read is a generator
+
+
+@contextmanager
+def at_warehouse() -> Iterator[None]:
+    """What a destination raises because it is busy says so: the reason of a run tells who was, the source or the destination."""
+    try:
+        yield
+    except LimitError:
+        raise
+    except TransientError as error:
+        raise WarehouseBusyError(error.what, fix=error.fix, retry_after=error.retry_after) from error
 
 
 class _Pipeline:
@@ -215,10 +237,15 @@ class _Pipeline:
             ) from error
 
     def _timed_begin(self) -> Load:
+        with self._at_warehouse():
+            return self.destination.begin(self.plan.load)
+
+    @contextmanager
+    def _at_warehouse(self) -> Iterator[None]:
         start = time.perf_counter()
-        load = self.destination.begin(self.plan.load)
+        with at_warehouse():
+            yield
         self.warehouse_seconds += time.perf_counter() - start
-        return load
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         while True:
@@ -235,9 +262,8 @@ class _Pipeline:
             if not part.num_rows:
                 continue
             ready = transform(part)
-            start = time.perf_counter()
-            load.stage(ready)
-            self.warehouse_seconds += time.perf_counter() - start
+            with self._at_warehouse():
+                load.stage(ready)
             self.rows += part.num_rows
             self.bytes += part.nbytes
             self.staged_bytes += part.nbytes
@@ -266,16 +292,17 @@ class _Pipeline:
         if nothing_new and self.plan.load.mode is not LoadMode.REPLACE:
             # Nothing to write: the warehouse's lock is not worth taking for an unchanged state row.
             table = self.plan.load.table
-            self.total = Committed(table_rows=self.destination.count(table), columns=self.destination.columns(table))
+            with self._at_warehouse():
+                count, columns = self.destination.count(table), self.destination.columns(table)
+            self.total = Committed(table_rows=count, columns=columns)
             return
         if self.staged_bytes or not self.commits:
             self._commit(load)
 
     def _commit(self, load: Load) -> None:
-        start = time.perf_counter()
-        done = load.commit(self.checkpoint)
+        with self._at_warehouse():
+            done = load.commit(self.checkpoint)
         self.committed_at = time.perf_counter()
-        self.warehouse_seconds += self.committed_at - start
         self.staged_bytes = 0
         self.commits += 1
         self.changes += done.schema_changes

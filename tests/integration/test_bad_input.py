@@ -129,7 +129,7 @@ def test_a_warehouse_held_by_a_notebook_is_tried_again_and_then_named(shop: Shop
         loaded, failures = shop.run()
     assert loaded == set()
     assert "STEP_UP_FOR_RETRY" in shop.told
-    assert {f["elt/error_class"] for f in failures.values()} == {"TransientError"}
+    assert {f["elt/error_class"] for f in failures.values()} == {"WarehouseBusyError"}
     assert all("Close it there (a run that loads, a notebook" in f["text"] for f in failures.values())
 
 
