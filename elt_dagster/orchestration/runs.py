@@ -56,6 +56,7 @@ from elt_dagster.orchestration.tags import (
 )
 
 WEBSERVER_VARIABLE = "ELT_DAGSTER_WEBSERVER_URL"
+_START_SECONDS = 20.0
 _POLL_SECONDS = 0.5
 Pairs = list[tuple[RunView, StreamRun]]
 _REMEMBERED = 2000
@@ -272,9 +273,17 @@ class GraphQLRuns:
             self._transport.annotate(
                 run_id, {k: v for k, v in asked.items() if v}, f"Cancelled: {reason or 'no reason given'}"
             )
-        answer = self._transport.execute(graphql.TERMINATE, {"id": run_id})["terminateRun"]
-        if answer["__typename"] != "TerminateRunSuccess" and not self.get(run_id).status.is_final:
-            raise TransientError(f"Run {run_id} could not be stopped: {answer.get('message', answer['__typename'])}.")
+        until = time.monotonic() + _START_SECONDS
+        while True:
+            answer = self._transport.execute(graphql.TERMINATE, {"id": run_id})["terminateRun"]
+            if answer["__typename"] == "TerminateRunSuccess" or (now := self._bare(run_id)).status.is_final:
+                return
+            if now.status is not RunStatus.PENDING or time.monotonic() > until:
+                raise TransientError(
+                    f"Run {run_id} could not be stopped: {answer.get('message', answer['__typename'])}.",
+                    fix="Try again.",
+                )
+            time.sleep(_POLL_SECONDS)  # its process is being started, and there is nothing yet to stop
 
     def close(self) -> None:
         """Wait for the runs that live in our code server, then stop it."""

@@ -1,0 +1,335 @@
+"""The commands on connections, syncs and streams: the same answers from the store at hand and through a server."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+import pytest
+import uvicorn
+
+from elt_dagster.cli.app import execute
+from elt_dagster.cli.landing import Landing
+from elt_dagster.cli.session import Session
+from elt_dagster.control.runs import RunStatus
+from elt_dagster.errors import TransientError
+from tests.unit import api_server
+from tests.unit.api_server import Place
+from tests.unit.test_cli import Result
+
+NOT_THERE = 2
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[api_server.Server, str]]:
+    """The application over a store on SQLite, listening."""
+    folder = tmp_path_factory.mktemp("remote")
+    with pytest.MonkeyPatch.context() as patch, api_server.opened("sqlite", folder) as store:
+        api_server.shelves(patch)
+        made = api_server.serve(store)
+        listening = uvicorn.Server(uvicorn.Config(made.app, port=0, log_level="error"))
+        thread = threading.Thread(target=listening.run, daemon=True)
+        thread.start()
+        while not listening.started:
+            time.sleep(0.01)
+        yield made, f"http://127.0.0.1:{listening.servers[0].sockets[0].getsockname()[1]}"
+        listening.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def place(server: tuple[api_server.Server, str], tmp_path: Path) -> Place:
+    """A workspace of its own."""
+    return api_server.settle(server[0], tmp_path)
+
+
+class Elt:
+    """Runs command lines on one of the two backends."""
+
+    def __init__(self, place: Place, url: str, capsys: pytest.CaptureFixture[str], remote: bool) -> None:
+        self.place, self.remote, self._capsys = place, remote, capsys
+        self._words = ["--url", url, "--api-key", place.key] if remote else ["--workspace", place.name]
+
+    def __call__(self, *words: str) -> Result:
+        self._capsys.readouterr()
+        code = execute([*words, *self._words])
+        told = self._capsys.readouterr()
+        assert self.place.key not in told.out + told.err
+        assert self.place.token not in told.out + told.err
+        return Result(code, told.out, told.err)
+
+    def ok(self, *words: str) -> Any:
+        """The JSON of a command that works."""
+        done = self(*words, "--json")
+        assert done.code == 0, done
+        return done.json
+
+
+@pytest.fixture(params=["local", "remote"])
+def elt(
+    request: pytest.FixtureRequest, place: Place, server: tuple[api_server.Server, str], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Elt:  # fmt: skip
+    for name in ("ELT_DAGSTER_URL", "ELT_DAGSTER_API_KEY", "ELT_DAGSTER_WEBSERVER_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ELT_DAGSTER_STORE", f"sqlite:///{place.store.url_shown.partition('///')[2]}")
+    remote = request.param == "remote"
+    if not remote:
+
+        @contextmanager
+        def runs(session: Session, workspace_file: str | None = None) -> Iterator[Any]:
+            yield place.runs
+
+        monkeypatch.setattr(Session, "runs", runs)
+        monkeypatch.setattr(Session, "past_runs", runs)
+    return Elt(place, server[1], capsys, remote)
+
+
+def made(elt: Elt, *more: str) -> Any:
+    """A sync of the shelf."""
+    return elt.ok("syncs", "create", "Shop", "--connection", elt.place.source, *more)
+
+
+def end_runs(place: Place) -> None:
+    """Let everything that runs be done."""
+    place.runs.views = [
+        replace(v, status=RunStatus.COMPLETED, streams=tuple(replace(s, status=RunStatus.COMPLETED, rows=3) for s in v.streams))
+        for v in place.runs.views
+    ]  # fmt: skip
+
+
+def test_connections_are_listed_and_shown_without_their_secrets(elt: Elt) -> None:
+    rows = elt.ok("connections", "list")
+    assert {r["connector"] for r in rows} == {"shelf", "duckdb"}
+    assert set(rows[0]) == {"id", "name", "label", "connector", "status", "created_at", "updated_at"}
+    shown = elt.ok("connections", "show", "My books")
+    assert shown["id"] == elt.place.source
+    assert elt("connections", "list").code == 0
+
+
+def test_the_settings_of_a_connection_are_those_that_its_source_has(elt: Elt) -> None:
+    schema = elt.ok("connections", "settings", elt.place.source, "--set", "region=north")
+    assert schema["properties"]["region"]["enum"] == ["north", "south"]
+    assert "north, south" in elt("connections", "settings", elt.place.source).out
+
+
+def test_a_connection_is_deleted_unless_a_sync_uses_it(elt: Elt) -> None:
+    made(elt)
+    refused = elt("connections", "delete", elt.place.source, "--json")
+    assert (refused.code, refused.json["error"]["reason"]) == (2, "schema_conflict")
+    elt.ok("syncs", "delete", "shop")
+    source = elt.place.source
+    assert elt.ok("connections", "delete", source) == {"id": source, "deleted": True}
+    assert [r["connector"] for r in elt.ok("connections", "list")] == ["duckdb"]
+
+
+def test_a_connection_is_made_where_the_store_is_and_by_a_person_elsewhere(elt: Elt, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("{host: here, token: a-secret}\n")
+    words = (
+        "connections",
+        "create",
+        "shelf",
+        "--label",
+        "Second",
+        "--config",
+        str(tmp_path / "c.yaml"),
+        "--set",
+        "port=3",
+    )
+    if elt.remote:
+        done = elt(*words)
+        assert done.code == 2
+        assert "connections authorize shelf" in done.err
+        return
+    row = elt.ok(*words)
+    assert row["label"] == "Second"
+    shown = elt.ok("connections", "show", "Second")
+    assert shown["config"] == {"host": "here", "token": "********", "port": 3}
+    (tmp_path / "bad.yaml").write_text("{host: [a-secret")
+    broken = elt("connections", "create", "shelf", "--config", str(tmp_path / "bad.yaml"))
+    assert broken.code == 2
+    assert "a-secret" not in broken.err
+
+
+def test_a_bridge_is_made_and_its_address_printed(elt: Elt, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(click, "launch", opened.append)
+    words = ("connections", "authorize", "shelf", "--label", "By hand", "--redirect-uri", "https://app.example/done")
+    told = elt.ok(*words)
+    assert set(told) == {"id", "authorize_url", "expires_at"}
+    assert opened == []
+    assert elt(*words).code == 0
+    assert opened[0].startswith("http")
+
+
+def test_a_person_comes_back_to_the_command_with_a_connection(elt: Elt, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crosses(address: str) -> None:
+        (bridge,) = [b for b in elt.place.ask("GET", "/connection_bridges")["data"] if b["label"] == "By hand"]
+        wrong = f"{bridge['redirect_uri']}?connection_id=forged&state=guessed"
+        assert "close this page" in httpx.get(wrong).text
+        state = Landing.newest.state  # type: ignore[attr-defined]  # set below
+        httpx.get(f"{bridge['redirect_uri']}?connection_id=c-9&state={state}")
+
+    start = Landing.__init__
+
+    def noted(self: Landing) -> None:
+        start(self)
+        Landing.newest = self  # type: ignore[attr-defined]  # for the person
+
+    monkeypatch.setattr(Landing, "__init__", noted)
+    monkeypatch.setattr(click, "launch", crosses)
+    assert elt.ok("connections", "authorize", "shelf", "--label", "By hand")["connection_id"] == "c-9"
+
+
+def test_nobody_is_waited_for_without_end() -> None:
+    with Landing() as landing, pytest.raises(TransientError, match="Nobody"):
+        landing.wait("http://x", browser=False, patience=0.3)
+
+
+def test_a_sync_is_made_changed_and_removed(elt: Elt) -> None:
+    row = made(
+        elt,
+        "--stream",
+        "orders",
+        "--cron",
+        "0 6 * * *",
+        "--timezone",
+        "Europe/Copenhagen",
+        "--set",
+        "region=south",
+        "--schema",
+        "raw",
+    )
+    assert {k: row[k] for k in ("slug", "status", "schema", "cron", "timezone", "settings", "streams", "trigger_mode", "connector")} == {
+        "slug": "shop", "status": "draft", "schema": "raw", "cron": "0 6 * * *", "timezone": "Europe/Copenhagen", "settings": {"region": "south"},
+        "streams": ["orders"], "trigger_mode": "scheduled", "connector": "shelf",
+    }  # fmt: skip
+    changed = elt.ok("syncs", "set", "shop", "--name", "Other", "--cron", "0 7 * * *", "--freshness", "7200")
+    assert (changed["name"], changed["cron"], changed["timezone"]) == ("Other", "0 7 * * *", "Europe/Copenhagen")
+    assert (changed["freshness_sla_seconds"], changed["settings"]) == (7200, {"region": "south"})
+    by_hand = elt.ok("syncs", "set", "shop", "--cron", "")
+    assert (by_hand["cron"], by_hand["trigger_mode"]) == (None, "manual")
+    assert elt.ok("syncs", "show", row["id"]) == elt.ok("syncs", "list")[0]
+    assert elt.ok("syncs", "delete", "shop")["deleted"] is True
+    assert elt.ok("syncs", "list") == []
+
+
+def test_a_sync_is_enabled_disabled_and_started(elt: Elt) -> None:
+    made(elt)
+    assert elt("syncs", "enable", "shop").code == 2  # it has nothing to load
+    elt.ok("streams", "add", "shop", "orders")
+    assert elt.ok("syncs", "enable", "shop")["enabled"] is True
+    assert elt.ok("syncs", "show", "shop")["status"] == "active"
+    elt.ok("syncs", "disable", "shop")
+    assert elt.ok("syncs", "show", "shop")["status"] == "paused"
+    run_id = elt.ok("syncs", "start", "shop")["run_id"]
+    assert [v.id for v in elt.place.runs.views] == [run_id]
+    again = elt("syncs", "start", "shop", "--json")
+    assert (again.code, run_id in again.json["error"]["message"]) == (2, True)
+
+
+def test_streams_are_offered_added_changed_and_removed(elt: Elt) -> None:
+    made(elt)
+    assert [o["name"] for o in elt.ok("streams", "available", "shop")] == ["orders", "customers", "logs"]
+    added = elt.ok("streams", "add", "shop", "orders", "customers", "--no-full-sync-always")
+    assert [r["name"] for r in added] == ["orders", "customers"]
+    (changed,) = elt.ok(
+        "streams", "add", "shop", "orders", "--hash", "data", "--exclude", "active", "--protected-from-full-sync"
+    )
+    assert (changed["hashed_columns"], changed["excluded_columns"], changed["protected_from_full_sync"]) == (
+        ["data"],
+        ["active"],
+        True,
+    )
+    assert (changed["primary_key"], changed["cursor_field"]) == (["id"], "changed_at")
+    assert [o["added"] for o in elt.ok("streams", "available", "shop")] == [True, True, False]
+    elt.ok("streams", "remove", "shop", "orders")
+    assert [r["name"] for r in elt.ok("streams", "list", "shop")] == ["customers"]
+
+
+def test_a_full_refresh_is_asked_for_taken_back_and_refused(elt: Elt) -> None:
+    made(elt, "--stream", "orders")
+    elt.ok("streams", "refresh", "shop", "orders")
+    assert elt.ok("streams", "list", "shop")[0]["full_refresh_requested"] is True
+    elt.ok("streams", "cancel-refresh", "shop", "orders")
+    assert elt.ok("streams", "list", "shop")[0]["full_refresh_requested"] is False
+    elt.ok("streams", "add", "shop", "orders", "--protected-from-full-sync")
+    refused = elt("streams", "refresh", "shop", "orders")
+    assert refused.code == 2
+    assert "protected" in refused.err
+
+
+def test_one_stream_is_run_alone(elt: Elt) -> None:
+    made(elt, "--stream", "orders", "--stream", "customers", "--active")
+    run_id = elt.ok("streams", "request-run", "shop", "orders")["run_id"]
+    assert [(v.id, [s.stream for s in v.streams]) for v in elt.place.runs.views] == [(run_id, ["orders"])]
+
+
+def test_runs_are_listed_shown_cancelled_and_tried_again(elt: Elt) -> None:
+    made(elt, "--stream", "orders", "--stream", "customers", "--active")
+    run_id = elt.ok("syncs", "start", "shop")["run_id"]
+    elt.ok("cancel", run_id, "--reason", "enough")
+    assert elt.place.runs.views[0].cancel_reason == "enough"
+    end_runs(elt.place)
+    if elt.remote:  # those at hand are tested where they are played
+        assert elt.ok("runs", "--run", run_id)["status"] == "completed"
+        assert [r["id"] for r in elt.ok("runs", "shop")] == [run_id]
+        assert [r["id"] for r in elt.ok("runs")] == [run_id]
+        (row,) = elt.ok("status")
+        assert (row["sync"], row["last_status"]) == ("shop", "completed")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("syncs", "show", "shopp"), "Did you mean 'shop'?"),
+        (("streams", "list", "shopp"), "Did you mean 'shop'?"),
+        (("streams", "remove", "shop", "order"), "Did you mean 'orders'?"),
+        (("connections", "show", "warehose"), "Did you mean 'warehouse'?"),
+        (("run", "shopp"), "Did you mean 'shop'?"),
+        (("syncs", "creat"), "Did you mean 'create'?"),
+    ],
+)  # fmt: skip
+def test_a_wrong_name_is_answered_with_the_nearest_one(elt: Elt, words: tuple[str, ...], text: str) -> None:
+    made(elt, "--stream", "orders")
+    done = elt(*words)
+    assert done.code == NOT_THERE
+    assert text in done.err
+
+
+def test_nothing_to_change_is_a_wrong_use(elt: Elt) -> None:
+    made(elt)
+    assert "Name something" in elt("syncs", "set", "shop").err
+    assert "NAME=VALUE" in elt("syncs", "set", "shop", "--set", "novalue").err
+
+
+def test_a_server_without_a_key_is_told_before_anything_is_asked(elt: Elt, capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["syncs", "list", "--url", "http://127.0.0.1:1"]) == 2
+    assert "ELT_DAGSTER_API_KEY" in capsys.readouterr().err
+
+
+def test_a_key_that_opens_nothing_exits_as_wrong_credentials_do(
+    elt: Elt, server: tuple[api_server.Server, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert execute(["syncs", "list", "--json", "--url", server[1], "--api-key", "wrong-key-0123456789"]) == 3
+    assert json.loads(capsys.readouterr().out)["error"]["reason"] == "auth_failed"
+
+
+def test_workspaces_are_listed_made_and_given_a_default_warehouse(elt: Elt, capsys: pytest.CaptureFixture[str]) -> None:
+    name = f"new-{elt.place.name}-{elt.remote}"
+    assert execute(["workspaces", "create", name]) == 0
+    assert execute(["workspaces", "default", "warehouse", "--workspace", elt.place.name, "--json"]) == 0
+    capsys.readouterr()
+    assert execute(["workspaces", "list", "--json"]) == 0
+    assert name in [w["name"] for w in json.loads(capsys.readouterr().out)]
+    assert execute(["workspaces", "default", "My books", "--workspace", elt.place.name]) == 2
+    assert "no warehouse" in capsys.readouterr().err
+    assert execute(["workspaces", "default", "--clear", "--workspace", elt.place.name]) == 0
+    assert execute(["workspaces", "default", "--workspace", elt.place.name, "--json"]) == 0
+    assert elt.place.warehouse in capsys.readouterr().out
