@@ -127,7 +127,10 @@ class Place:
     def invalid(self, method: str, path: str, **request: Any) -> dict[tuple[Any, ...], str]:
         """What a 422 says, by the place it names."""
         told = self.ask(method, path, 422, **request)
-        return {tuple(e["loc"]): e["msg"] for e in told["detail"]}
+        found: dict[tuple[Any, ...], str] = {}
+        for e in told["detail"]:
+            found[tuple(e["loc"])] = " ".join(filter(None, (found.get(tuple(e["loc"])), e["msg"])))
+        return found
 
 
 @contextmanager
