@@ -104,14 +104,18 @@ class Setup:
 
         Raises as it does, and ConfigError where a stream has no such child or the sync loads it.
         """
-        sync = self._syncs.get(sync_id)
-        wanted = {**excluded_substreams(sync), **excluded}
-        loaded = {b.name for b in sync.spec.streams} | {s["name"] for s in streams}
         if any(excluded.values()):
             _check_excluded(excluded, self._syncs.available(sync_id))
-        _refuse_loaded(wanted, loaded)
-        kept = {name: list(children) for name, children in wanted.items() if children and name in loaded}
-        return self._syncs.put_streams(sync_id, streams, by=by, envelope={EXCLUDED: kept or None})
+
+        def leave_out(data: dict[str, Any], envelope: dict[str, Any]) -> None:
+            loaded = {stream["name"] for stream in data["streams"]}
+            wanted = {**(envelope.pop(EXCLUDED, None) or {}), **excluded}
+            kept = {name: list(children) for name, children in wanted.items() if children and name in loaded}
+            _refuse_loaded(kept, loaded)
+            if kept:
+                envelope[EXCLUDED] = kept
+
+        return self._syncs.put_streams(sync_id, streams, by=by, also=leave_out)
 
     def set_enabled(self, sync_id: str, enabled: bool, *, by: str = "") -> StoredSync:
         """Switch the schedule of a sync. Raises ConfigError for one without streams, which has nothing to load."""
@@ -176,7 +180,7 @@ def _check_excluded(excluded: Mapping[str, Sequence[str]], catalog: Catalog) -> 
 def _refuse_loaded(excluded: Mapping[str, Sequence[str]], loaded: Collection[str]) -> None:
     for name, children in excluded.items():
         for child in children:
-            if name in loaded and child in loaded:
+            if child in loaded:
                 raise _misfit(
                     name, f"{child!r} is excluded from stream {name!r}, and loaded.", fix="Choose one of the two."
                 )

@@ -202,23 +202,21 @@ class Syncs:
         sync_id: str,
         streams: Sequence[Mapping[str, Any]],
         *,
-        envelope: Mapping[str, Any] | None = None,
+        also: Change | None = None,
         by: str = "",
     ) -> StoredSync:
         """Add streams, or change those that are there: fields that a stream does not name stay, None takes one away. Each is plain data with a
-        ``name``; what ``envelope`` names is kept as well. Raises as `update` does, with paths into ``streams``."""
-        beside = dict(envelope or {})
+        ``name``; ``also`` changes what else there is, afterwards. Raises as `update` does, with paths into ``streams``."""
 
         def change(data: dict[str, Any], envelope: dict[str, Any]) -> None:
-            both = {**envelope, **beside}
-            envelope.clear()
-            envelope.update({key: value for key, value in both.items() if value is not None})
             known = {s["name"]: s for s in data.get("streams", ())}
             for wanted in streams:
                 merged = {**known.get(wanted["name"], {}), **wanted}
                 known[wanted["name"]] = {k: v for k, v in merged.items() if v is not None}
             data["streams"] = list(known.values())
             order[:] = known
+            if also is not None:
+                also(data, envelope)
 
         order: list[str] = []
         try:

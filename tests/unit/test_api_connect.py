@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -242,6 +243,12 @@ def test_a_sync_begins_as_a_draft_without_streams(stage: Stage) -> None:
 def test_a_second_sync_of_the_same_name_gets_another_slug(stage: Stage) -> None:
     slugs = [stored(stage, stage.sync()["id"]).slug for _ in range(2)]
     assert slugs == ["my-ads-raw-ads", "my-ads-raw-ads-2"]
+
+
+def test_syncs_that_are_made_at_once_get_slugs_of_their_own(stage: Stage) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: stage.sync()["id"], range(4)))
+    assert {stored(stage, one).slug for one in made} == {"my-ads-raw-ads", *(f"my-ads-raw-ads-{n}" for n in (2, 3, 4))}
 
 
 BODY = {"destination_schema_name": "raw_ads", "sync_interval": "*/10 * * * *"}
