@@ -267,7 +267,7 @@ class _Crossed:
             found = parse(_kind(self.kinds).config_type, with_stand_ins(answers.config), show=False)[1]
             problems = {**_beside(answers, [(p.path, p.text) for p in found]), **problems}
             problems.pop("", None)
-        problems = problems or self._to_be_retyped(fields, data, before)
+        problems = problems or self._to_be_retyped(answers, data, before)
         if not problems:
             try:
                 return self._finish(answers.config)
@@ -277,9 +277,11 @@ class _Crossed:
                 problems = _beside(answers, error.details) if error.details else {"": str(error)}
         return self.ask(fields, Filled({k: list(v) for k, v in data.items()}, before.kept), problems)
 
-    def _to_be_retyped(self, fields: tuple[Field, ...], data: Data, before: Filled) -> dict[str, str]:
+    def _to_be_retyped(self, answers: Answers, data: Data, before: Filled) -> dict[str, str]:
         """Who crosses a bridge may not send a secret that somebody else has stored to a host of their own."""
-        left_out = [name for name in before.kept if not "".join(data.get(name, ())).strip()]
+        read = set(answers.places.values())
+        left_out = [name for name in before.kept if name in read and not "".join(data.get(name, ())).strip()]
+        fields = self.fields()
         same = not left_out or without_secrets(fields, data) == without_secrets(fields, before.data)
         return {} if same else dict.fromkeys(left_out, _RETYPE)
 

@@ -371,3 +371,23 @@ def test_a_stored_secret_is_not_sent_to_a_host_that_the_person_chooses(stage: Br
     assert "Type it again" in again.wrong["password"]
     assert Formed.checked == []
     assert isinstance(browser.send(address, page, host="evil.example", password="right"), str)
+
+
+def test_what_is_chosen_anew_or_removed_needs_no_old_secret(stage: BridgeStage) -> None:
+    first = stage.create()
+    browser, page = form(stage, first)
+    for _ in range(2):
+        page = browser.send(first, page, **{"add#": "shelves"})
+    filled = {f"shelves[{n}].{key}": f"{key}{n}" for n in range(2) for key in ("name", "secret")}
+    back = browser.send(first, page, password="right", **{"auth#kind": "auth:key", "auth:key.key": CANARY}, **filled)
+    address = stage.create(connection_id=told(back)["connection_id"])
+    page = browser.page(address)
+    assert [page.data[f"shelves[{n}].secret"] for n in range(2)] == ["", ""]
+    page = browser.send(address, page, **{"remove#": "shelves[0]"})
+    page = browser.send(address, page, **{"auth#kind": "auth:person", "auth:person.user": "me"})
+    # the first shelf and the key are not there any more; what is left has to be typed again
+    assert set(page.wrong) == {"password", "shelves[1].secret"}
+    browser.send(address, page, password="right", **{"shelves[1].secret": "new"})
+    assert stage.config(back) == {
+        "password": "right", "auth": {"kind": "person", "user": "me"}, "shelves": [{"name": "name1", "secret": "new"}],
+    }  # fmt: skip
