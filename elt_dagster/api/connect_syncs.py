@@ -34,6 +34,7 @@ from elt_dagster.api.errors import in_body
 from elt_dagster.api.routes import KeyedRoute
 from elt_dagster.api.services import Caller
 from elt_dagster.api.words import etag, expected_revision
+from elt_dagster.control.meant import meant
 from elt_dagster.control.setup import Draft, substreams
 from elt_dagster.errors import NotFoundError
 from elt_dagster.model import Catalog
@@ -200,7 +201,8 @@ def get_source_streams(
 def put_streams(
     id: SyncId, sync: UsableSync, body: shown.SourceStreamsAdd, caller: Authenticated
 ) -> shown.SourceStreamsAdded:
-    """Add streams and change those that are there; none is removed, and what a stream does not name stays."""
+    """Add streams and change those that are there; none is removed, and what a stream does not name stays. A name may differ from the source's
+    by case, or by singular and plural."""
     data: list[dict[str, Any]] = []
     excluded: dict[str, list[str]] = {}
     for sent in body.source_streams:
@@ -211,4 +213,5 @@ def put_streams(
     with as_written(names):
         written = caller.setup.put_streams(sync.id, data, excluded, by=caller.by)
     marks = caller.syncs.marks(written)
-    return shown.SourceStreamsAdded(source_streams=[shown_stream(written, name, marks) for name in names])
+    found = meant(names, [binding.name for binding in written.spec.streams])
+    return shown.SourceStreamsAdded(source_streams=[shown_stream(written, found[name], marks) for name in names])

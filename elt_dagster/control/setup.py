@@ -11,6 +11,7 @@ from typing import Any
 from elt_dagster.control.configured import open_warehouse
 from elt_dagster.control.connections import StoreConnections
 from elt_dagster.control.integrations import START_DATE, supports_start_date
+from elt_dagster.control.meant import meant
 from elt_dagster.control.running import Running
 from elt_dagster.control.syncs import Syncs
 from elt_dagster.control.validate import find_kinds
@@ -102,8 +103,32 @@ class Setup:
     ) -> StoredSync:
         """Add or change streams as `Syncs.put_streams` does; ``excluded`` are child streams, by stream, that stay out.
 
-        Raises as it does, and ConfigError where a stream has no such child or the sync loads it.
+        Names are taken as people write them (`meant`). Raises as it does, and ConfigError where a stream has no such child or the sync loads it.
         """
+        try:
+            return self._put_streams(sync_id, streams, excluded, by=by)
+        except ConfigError as error:
+            names = self._names_meant(sync_id, streams, error)
+            if not names:
+                raise
+        renamed = [{**stream, "name": names.get(stream["name"], stream["name"])} for stream in streams]
+        return self._put_streams(sync_id, renamed, {names.get(n, n): c for n, c in excluded.items()}, by=by)
+
+    def _names_meant(self, sync_id: str, streams: Sequence[Mapping[str, Any]], error: ConfigError) -> dict[str, str]:
+        """Other names of ``streams``, after the source has said that it has not all of these."""
+        if not any(path[:1] == ("streams",) and path[-1:] == ("name",) for path, _ in error.details):
+            return {}
+        offered = [stream.name for stream in self._syncs.available(sync_id)]
+        return {name: other for name, other in meant([s["name"] for s in streams], offered).items() if name != other}
+
+    def _put_streams(
+        self,
+        sync_id: str,
+        streams: Sequence[Mapping[str, Any]],
+        excluded: Mapping[str, Sequence[str]],
+        *,
+        by: str,
+    ) -> StoredSync:
         if any(excluded.values()):
             _check_excluded(excluded, self._syncs.available(sync_id))
 

@@ -580,6 +580,15 @@ def put(stage: Stage, sync: dict[str, Any], *streams: dict[str, Any], status: in
     return stage.ask("POST", f"/elt_syncs/{sync['id']}/source_streams", status, json={"source_streams": list(streams)})
 
 
+def test_a_stream_may_be_named_as_people_write_it(stage: Stage) -> None:
+    sync = stage.sync()
+    (first,) = put(stage, sync, {"name": "Advert"})["source_streams"]
+    (second,) = put(stage, sync, {"name": "ADVERTS", "hashed_columns": ["email"]})["source_streams"]
+    assert (first["name"], second["name"], second["id"]) == ("adverts", "adverts", first["id"])
+    assert second["hashed_columns"] == ["email"]
+    put(stage, sync, {"name": "adverb"}, status=400)
+
+
 def test_the_flags_become_what_the_stream_is_loaded_by(stage: Stage) -> None:
     sync = stage.sync()
     flags = {
