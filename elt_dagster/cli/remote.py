@@ -115,7 +115,9 @@ class RemoteDesk:
 
     def streams(self, sync_id: str) -> Sequence[StreamRow]:
         """See `desk.Desk`."""
-        return [_stream(s) for s in self.client.streams.list(sync_id)][::-1]
+        order = {name: at for at, name in enumerate(self.client.syncs.get(sync_id).entities)}
+        rows = [_stream(s) for s in self.client.streams.list(sync_id)]
+        return sorted(rows, key=lambda row: order.get(row.name, len(order)))
 
     def available(self, sync_id: str) -> Sequence[Offer]:
         """See `desk.Desk`."""
