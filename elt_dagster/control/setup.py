@@ -115,8 +115,8 @@ class Setup:
         return self._put_streams(sync_id, renamed, {names.get(n, n): c for n, c in excluded.items()}, by=by)
 
     def _names_meant(self, sync_id: str, streams: Sequence[Mapping[str, Any]], error: ConfigError) -> dict[str, str]:
-        """Other names of ``streams``, after the source has said that it has not all of these."""
-        if not any(path[:1] == ("streams",) and path[-1:] == ("name",) for path, _ in error.details):
+        """Other names of ``streams``, after these were refused: the source has not all of them, or one of them is loaded under its own name."""
+        if not any(path[:1] == ("streams",) for path, _ in error.details):
             return {}
         offered = [stream.name for stream in self._syncs.available(sync_id)]
         return {name: other for name, other in meant([s["name"] for s in streams], offered).items() if name != other}
