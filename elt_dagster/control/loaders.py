@@ -7,8 +7,8 @@ from typing import Any
 from elt_dagster.control.accounts import Accounts
 from elt_dagster.control.apply import ATTEMPTS, Applying, Wishes
 from elt_dagster.control.catalog import Provider, provider
-from elt_dagster.control.problems import parse, raise_problems
-from elt_dagster.control.secrets import fill_masks
+from elt_dagster.control.problems import Path, parse, raise_problems
+from elt_dagster.control.secrets import fill_masks, references
 from elt_dagster.control.syncs import Syncs
 from elt_dagster.control.validate import Account, Discovery, Kinds, discover, find_kinds
 from elt_dagster.control.vault import HeldVault
@@ -21,6 +21,8 @@ from elt_dagster.store.config import with_secret
 
 OWN = "own_connection"
 """In a sync's envelope: the id of the connection that was made with it, and goes with it."""
+REFERENCES_VARIABLE = "ELT_DAGSTER_API_REFERENCES"
+"""1 lets whoever has a key refer to the environment and the files of the server; else only literal secrets may be sent."""
 AT_ONCE = 500
 _HIDDEN = frozenset({SyncStatus.ARCHIVED.value})
 
@@ -109,6 +111,7 @@ class Loaders:
         taken; AuthError and others for what the source says.
         """
         found = provider(wanted.connector)
+        self._refuse_references(wanted.config, {})
         name = self._accounts.free_name(wanted.name)
         slug = self._syncs.free_slug(wanted.name)
         data: dict[str, Any] = {"slug": slug, **_data(wanted, found, name)}
@@ -149,6 +152,7 @@ class Loaders:
             text = f"This loader reads {connection.spec.connector}, and cannot become another."
             raise _at(("connections", 0, "connector"), text, "Create a new one.")
         config, opened = _of_connection(wanted, found), self.workspace.store.open_config(connection)
+        self._refuse_references(config, opened)
         filled = fill_masks(config, opened, kinds.secrets, what=f"connection {connection.spec.name!r}")
         if filled != opened:
             self._refuse_shared(sync)
@@ -179,6 +183,19 @@ class Loaders:
                 fix="Send the config as it is.",
                 with_id=others[0].id,
             )
+
+    def _refuse_references(self, config: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
+        """A reference would have this server send its own secrets to a host that the config names as well; one that is kept already may stay."""
+        if self.workspace.environ.get(REFERENCES_VARIABLE) == "1":
+            return
+        for path in references(config):
+            if _inside(config, path) != _inside(kept, path):
+                text = "A reference to the environment or a file of the server may not be sent."
+                raise _at(
+                    ("connections", 0, "config", *path),
+                    text,
+                    f"Send the secret itself, or set {REFERENCES_VARIABLE}=1 there.",
+                )
 
     def delete(self, loader_id: str) -> None:
         """Remove a loader, and its own connection unless something else uses that by now; its tables stay. Raises NotFoundError."""
@@ -287,6 +304,15 @@ def _spec(data: Mapping[str, Any]) -> SyncSpec:
     raise_problems(problems)
     assert spec is not None  # noqa: S101 - for the type checkers: without a problem it is there
     return spec
+
+
+def _inside(value: Any, path: Path) -> Any:
+    for step in path:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
 
 
 def _delete_unused(transaction: Transaction, connection_id: str) -> None:

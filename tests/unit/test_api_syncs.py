@@ -543,7 +543,7 @@ def test_an_old_etag_changes_and_deletes_nothing(place: Place) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
 def test_an_unknown_id_is_not_found_and_what_is_no_id_is_wrong(place: Place, method: str) -> None:
-    body = {"json": {}} if method == "PATCH" else {}
+    body: dict[str, Any] = {"json": {}} if method == "PATCH" else {}
     assert "no sync" in place.ask(method, f"{SYNCS}/{NOBODY}", 404, **body)["detail"]
     assert ("path", "sync_id") in place.invalid(method, f"{SYNCS}/nope", **body)
 
