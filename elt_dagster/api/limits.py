@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+_MINUTE = 60.0
+_MOST_BUCKETS = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
@@ -39,6 +42,8 @@ class RateLimiter:
         rate = per_minute / 60
         with self._lock:
             now = self._clock()
+            if len(self._buckets) >= _MOST_BUCKETS:
+                self._forget(now)
             left, seen = self._buckets.get(key_id, (float(per_minute), now))
             left = min(float(per_minute), left + (now - seen) * rate)
             allowed = left >= 1
@@ -46,3 +51,7 @@ class RateLimiter:
             self._buckets[key_id] = (left, now)
         wait = 0 if allowed else max(1, math.ceil((1 - left) / rate))
         return Allowance(per_minute, int(left), math.ceil((per_minute - left) / rate), wait)
+
+    def _forget(self, now: float) -> None:
+        """A bucket that nobody took from for a minute is full, as a new one is."""
+        self._buckets = {key: bucket for key, bucket in self._buckets.items() if now - bucket[1] < _MINUTE}

@@ -11,8 +11,10 @@ from elt_dagster.errors import ConfigError, ConflictError
 from elt_dagster.store.database import Database
 from elt_dagster.store.lease import insert_for
 from elt_dagster.store.schema import replies
+from elt_dagster.store.seal import SEALED, Keys
 
 KEPT = timedelta(hours=24)
+_FERNET = "gAAAA"  # how its tokens begin, and no JSON does
 ABANDONED = timedelta(seconds=120)
 """A request that has not been answered for so long was lost with its server."""
 
@@ -29,8 +31,8 @@ class Reply:
 class Replies:
     """The answers of all workspaces, for a day. Methods raise TransientError as `Store` does."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, keys: Keys) -> None:
+        self._database, self._keys = database, keys
 
     def begin(self, workspace_id: str, key: str, request: str) -> Reply | None:
         """None: carry the request out, then `keep` its answer, or `drop` it. Else the answer it had. ``request`` is a digest of all of it.
@@ -54,12 +56,22 @@ class Replies:
             raise ConflictError(
                 "The first request with this Idempotency-Key is still being carried out.", fix="Ask again in a moment."
             )
-        return Reply(row.status, json.loads(row.headers), row.body)
+        return Reply(row.status, json.loads(row.headers), self._opened(row.body))
 
     def keep(self, workspace_id: str, key: str, reply: Reply) -> None:
         """Remember the answer."""
-        values = {"status": reply.status, "headers": json.dumps(dict(reply.headers)), "body": reply.body}
+        values = {"status": reply.status, "headers": json.dumps(dict(reply.headers)), "body": self._sealed(reply.body)}
         self._write(sa.update(replies).values(values), workspace_id, key)
+
+    def _sealed(self, body: str) -> str:
+        """An answer may hold what opens something, such as the address of a bridge; a store that has no key keeps nothing secret anyway."""
+        try:
+            return str(self._keys.seal(body)[SEALED])
+        except ConfigError:
+            return body
+
+    def _opened(self, body: str) -> str:
+        return str(self._keys.open(body, what="an earlier answer")) if body.startswith(_FERNET) else body
 
     def drop(self, workspace_id: str, key: str) -> None:
         """Forget the request: it was not carried out, and may be sent again."""

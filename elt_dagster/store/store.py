@@ -236,7 +236,7 @@ class Store:
     @property
     def replies(self) -> Replies:
         """The answers to requests with an Idempotency-Key."""
-        return Replies(self._ready())
+        return Replies(self._ready(), self._keys)
 
     @property
     def bridges(self) -> Bridges:

@@ -81,6 +81,8 @@ def test_a_request_is_carried_out_once_and_then_answered_as_before(store: Store)
         store.replies.begin("w", "k", "digest")
     store.replies.keep("w", "k", Reply(201, {"etag": '"1"'}, '{"id": 1}'))
     assert store.replies.begin("w", "k", "digest") == Reply(201, {"etag": '"1"'}, '{"id": 1}')
+    with store._database.read() as conn:
+        assert '"id"' not in str(conn.execute(sa.text("SELECT body FROM elt_replies")).all())
     with pytest.raises(ConfigError, match="another request"):
         store.replies.begin("w", "k", "other")
     assert store.replies.begin("another workspace", "k", "other") is None
