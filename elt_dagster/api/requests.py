@@ -1,6 +1,7 @@
 """Bodies and addresses before anybody looks at them: too large, too deep, or of characters that no database keeps."""
 
 import json
+import math
 import re
 from typing import Any
 from urllib.parse import unquote
@@ -55,9 +56,13 @@ class CheckedRequest(Request):
             check_depth(body)
             try:
                 found = json.loads(body, parse_constant=_no_number)
+            except json.JSONDecodeError:
+                raise
             except UnicodeDecodeError:
                 raise json.JSONDecodeError("the body is not UTF-8", "", 0) from None
-            _check_text(found)
+            except ValueError:
+                raise json.JSONDecodeError("a number has too many digits", "", 0) from None
+            _check_values(found)
             self._json = found
         return self._json
 
@@ -92,14 +97,17 @@ def _no_number(text: str) -> Any:
     raise json.JSONDecodeError(f"{text} is no JSON number", "", 0)
 
 
-def _check_text(value: Any) -> None:
+def _check_values(value: Any) -> None:
     if isinstance(value, str):
         if _UNKEEPABLE.search(value):
             raise json.JSONDecodeError("a text holds NUL or half a surrogate pair", "", 0)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise json.JSONDecodeError("a number is too large", "", 0)
     elif isinstance(value, dict):
         for key, below in value.items():
-            _check_text(key)
-            _check_text(below)
+            _check_values(key)
+            _check_values(below)
     elif isinstance(value, list):
         for below in value:
-            _check_text(below)
+            _check_values(below)

@@ -30,6 +30,7 @@ from elt_dagster.model.words import (
 
 ConnectionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 MIN_FRESHNESS_SECONDS = 60  # Dagster's freshness policies refuse less
+TEN_YEARS = 3650 * 86_400  # seconds; Dagster fails to load what no timedelta can hold
 OURS = "_elt_"
 """Tables whose names start so hold our own state."""
 _SYSTEM_SCHEMA = re.compile(r"information_schema|pg_.*", re.IGNORECASE)
@@ -81,7 +82,7 @@ class Execution(Part):
     """How often a stream is tried again after an error that time may mend."""
     retry_delay_seconds: float = Field(default=5.0, ge=0, le=3600)
     """Wait before the first retry; it doubles each time."""
-    max_runtime_seconds: int | None = Field(default=None, ge=1)
+    max_runtime_seconds: int | None = Field(default=None, ge=1, le=TEN_YEARS)
     """A run that takes longer is ended by Dagster's run monitoring; by default there is no such limit."""
     heartbeat_timeout_seconds: int = Field(default=180, ge=10, le=86_400)
     """A run without a sign of life for so long is ended and started again, up to max_retries times."""
@@ -219,7 +220,7 @@ class SyncSpec(Part):
     """native, external, prefect or temporal: who loads the tables."""
     backend: BackendSettings = BackendSettings()
     """For execution_backend prefect and temporal: where that is and what it runs."""
-    freshness_sla_seconds: int | None = Field(default=None, ge=MIN_FRESHNESS_SECONDS)
+    freshness_sla_seconds: int | None = Field(default=None, ge=MIN_FRESHNESS_SECONDS, le=TEN_YEARS)
     """How old the tables may get before Dagster says they are stale; at least 60, for Dagster's policies allow no less."""
     schema_drift: SchemaDrift = SchemaDrift.EVOLVE
     """What to do when the source's columns change."""

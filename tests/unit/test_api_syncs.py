@@ -247,6 +247,7 @@ def test_an_external_sync_may_not_have_a_trigger(place: Place) -> None:
         ({"schedule": {"cron": "@daily", "timezone": "Europe/Kopenhagen"}}, ("schedule", "timezone"), "Europe/Copenhagen"),
         ({"schedule": {"timezone": "UTC"}}, ("schedule", "cron"), "missing"),
         ({"freshnessSlaSeconds": 5}, ("freshnessSlaSeconds",), "60"),
+        ({"freshnessSlaSeconds": 10**30}, ("freshnessSlaSeconds",), "at most"),
         ({"slug": "Not A Slug"}, ("slug",), "lower-case"),
         ({"unknown": 1}, ("unknown",), "not permitted"),
         ({"sourceConfig": {"regoin": "x"}}, ("sourceConfig", "regoin"), "region"),
