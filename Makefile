@@ -54,6 +54,7 @@ format: $(READY)
 
 bench: servers
 	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.api
 
 chaos: servers
 	@$(BIN)/python -m tests.chaos

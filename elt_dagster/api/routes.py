@@ -14,6 +14,7 @@ from elt_dagster.api.requests import CheckedRequest, check_address
 from elt_dagster.api.services import Caller
 from elt_dagster.errors import ConfigError, EltError
 from elt_dagster.store import Reply
+from elt_dagster.store.request_ids import within_request
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 IDEMPOTENCY_HEADER = "idempotency-key"
@@ -74,7 +75,8 @@ async def _once(request: Request, caller: Caller, inner: Handler) -> Response:
     if known is not None:
         return Response(known.body, known.status, {**known.headers, "Idempotent-Replayed": "true"})
     try:
-        response = await inner(request)
+        with within_request(f"{workspace}/{key}"):
+            response = await inner(request)
     except BaseException:
         await run_in_threadpool(replies.drop, workspace, key)
         raise

@@ -24,6 +24,7 @@ from elt_dagster.store.records import (
     same_json,
     sync_text,
 )
+from elt_dagster.store.request_ids import new_id
 from elt_dagster.store.schema import bindings, connections, leases, syncs, workspaces
 from elt_dagster.store.seal import Keys
 from elt_dagster.store.versions import keep_version
@@ -240,7 +241,13 @@ class Transaction(Reader):
             self._conn.execute(sa.delete(bindings).where(bindings.c.id.in_(ids)))
 
     def _insert(self, table: sa.Table, values: dict[str, Any]) -> str:
-        row_id = str(uuid.uuid4())
+        row_id, may_exist = new_id(table.name)
+        if may_exist and self._conn.scalar(sa.select(table.c.id).where(table.c.id == row_id)) is not None:
+            raise ConflictError(
+                "This request was carried out before, and its answer was lost.",
+                fix="Look at what it made.",
+                with_id=row_id,
+            )
         owner = {"id": row_id, "workspace_id": self._workspace.id, "created_at": self._now}
         self._conn.execute(sa.insert(table).values(**owner, updated_at=self._now, revision=self._revision, **values))
         self._changed = True
