@@ -4,8 +4,9 @@ A sync whose row no longer makes sense (written by another version, or damaged) 
 sync is one broken asset, and never a code location that does not load.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -16,6 +17,10 @@ from sqlalchemy.engine import Row
 from elt_dagster.errors import ConfigError, EltError
 from elt_dagster.model import ConnectionSpec, Stream, SyncSpec, TableBinding
 from elt_dagster.store.config import hide_tokens
+
+LISTED_SYNCS, LISTED_STREAMS = 2048, 50
+"""How many syncs a process remembers for lists, each of at most so many streams: some tens of megabytes."""
+_seen: dict[bytes, tuple[SyncSpec, dict[str, Stream]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +120,7 @@ def sync_from_rows(row: Any, bindings: Iterable[Any], *, columns: bool = True) -
     where the schemas would take most of the time."""
     try:
         rows = list(bindings)
-        parts = {**_mapping(row.spec), "streams": [json.loads(b.spec) for b in rows]}
-        spec = SyncSpec.model_validate(parts)
-        without = {} if columns else {"schema": None}
-        streams = {b.stream: Stream.from_json({**_mapping(b.discovered), **without}) for b in rows}
+        spec, streams = _parsed(row, rows) if columns else _listed(row, rows)
         ids = {b.stream: b.id for b in rows}
         whole = _whole(row)
         if spec.slug != row.slug or [b.name for b in spec.streams] != list(ids):
@@ -141,6 +143,28 @@ def sync_from_rows(row: Any, bindings: Iterable[Any], *, columns: bool = True) -
         **whole,
         binding_times=_times(row, rows),
     )
+
+
+def _parsed(row: Any, bindings: Sequence[Any], *, columns: bool = True) -> tuple[SyncSpec, dict[str, Stream]]:
+    spec = SyncSpec.model_validate({**_mapping(row.spec), "streams": [json.loads(b.spec) for b in bindings]})
+    without = {} if columns else {"schema": None}
+    return spec, {b.stream: Stream.from_json({**_mapping(b.discovered), **without}) for b in bindings}
+
+
+def _listed(row: Any, bindings: Sequence[Any]) -> tuple[SyncSpec, dict[str, Stream]]:
+    """The same without columns. Lists show the same syncs again and again, so that what their text said is remembered; another text is
+    another sync, whoever wrote it."""
+    if len(bindings) > LISTED_STREAMS:
+        return _parsed(row, bindings, columns=False)
+    text = "\0".join([row.spec, *(part for b in bindings for part in (b.stream, b.spec, b.discovered))])
+    key = hashlib.sha256(text.encode()).digest()
+    known = _seen.get(key)
+    if known is None:
+        known = _parsed(row, bindings, columns=False)
+        if len(_seen) >= LISTED_SYNCS:
+            _seen.clear()
+        _seen[key] = known
+    return known[0], dict(known[1])
 
 
 def _whole(row: Any) -> dict[str, Any]:
