@@ -25,6 +25,7 @@ from elt_dagster.errors import ConfigError, TransientError
 from elt_dagster.orchestration.graphql import ABOUT_DEFINITIONS, data_of
 
 DEFAULT_WORKSPACE_FILE = "workspace.yaml"
+STATEMENT_MILLISECONDS = 20_000
 SERVER_LOG = "elt_dagster_code_server.log"
 """In DAGSTER_HOME: what code servers and run workers print, which would drown a command's own output."""
 
@@ -125,7 +126,13 @@ def home_instance() -> dg.DagsterInstance:
     except dg.DagsterError as error:
         raise ConfigError(f"The Dagster instance cannot be opened: {error}", fix="Check DAGSTER_HOME.") from error
     at_once = ConfigurableClassData("dagster._core.run_coordinator", "DefaultRunCoordinator", "{}\n")
-    return dg.DagsterInstance.from_ref(ref._replace(run_coordinator_data=at_once))
+    return _pooled(dg.DagsterInstance.from_ref(ref._replace(run_coordinator_data=at_once)))
+
+
+def _pooled(instance: dg.DagsterInstance) -> dg.DagsterInstance:
+    """``instance`` with connections that are kept, as the webserver has them: without, every query connects to PostgreSQL anew."""
+    instance.optimize_for_webserver(statement_timeout=STATEMENT_MILLISECONDS, pool_recycle=3600, max_overflow=20)
+    return instance
 
 
 def workspace_target(workspace_file: str | None) -> WorkspaceLoadTarget:
@@ -154,7 +161,7 @@ def instance_of_webserver(info: str | None) -> dg.DagsterInstance | None:
         return None
     try:
         instance = dg.DagsterInstance.get()
-        return instance if instance.info_str() == info else None
+        return _pooled(instance) if instance.info_str() == info else None
     except dg.DagsterError:
         return None
 

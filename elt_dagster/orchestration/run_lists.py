@@ -5,13 +5,15 @@ the same questions go to the webserver. Both give runs as the GraphQL documents 
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import wraps
+from typing import Any, Protocol, TypeVar
 
 import dagster as dg
+from sqlalchemy.exc import SQLAlchemyError
 
-from elt_dagster.errors import ConfigError, NotFoundError
+from elt_dagster.errors import ConfigError, NotFoundError, TransientError
 from elt_dagster.orchestration import graphql
 from elt_dagster.orchestration.tags import PARENT_RUN_TAG, ROOT_RUN_TAG, SYNC_ID_TAG
 
@@ -25,10 +27,35 @@ ACTIVE = (
 _ACTIVE_WORDS = frozenset(status.value for status in ACTIVE)
 _SUCCESS = dg.DagsterRunStatus.SUCCESS.value
 _PAGE = 100
+_UNSETTLED_SECONDS = 10.0
 _LOOKED_THROUGH = 3000
 _FEW = 5
 Run = Mapping[str, Any]
 """A run in the fields of `graphql.RUNS`."""
+
+
+C = TypeVar("C")
+
+
+def in_our_words(kind: type[C]) -> type[C]:
+    """Let the public methods of a class raise TransientError where Dagster's storage does not answer."""
+    for name, method in list(vars(kind).items()):
+        if callable(method) and not name.startswith("_"):
+            setattr(kind, name, _answering(method))
+    return kind
+
+
+def _answering(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def ask(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except (SQLAlchemyError, dg.DagsterError) as error:
+            # only the class: a driver's text may have the address and the user of the database
+            text = f"Dagster's storage did not answer ({type(error).__name__})."
+            raise TransientError(text, fix="Is its database up? Try again.") from None
+
+    return ask
 
 
 class RunLists(Protocol):
@@ -58,8 +85,8 @@ class RunLists(Protocol):
         """All runs that name one of these as the root of their retry group."""
         ...
 
-    def newer(self, than: str | None) -> list[Run]:
-        """All runs that were made after one, in any order; with None only the newest of all."""
+    def newer(self, than: str) -> list[Run]:
+        """All runs that were made after one, in any order. Raises NotFoundError when that is gone."""
         ...
 
     def those(self, run_ids: Sequence[str]) -> list[Run]:
@@ -71,6 +98,7 @@ class RunLists(Protocol):
         ...
 
 
+@in_our_words
 class InstanceLists:
     """Implements `RunLists` over the instance."""
 
@@ -121,14 +149,11 @@ class InstanceLists:
             from_record(r) for r in self._instance.get_run_records(dg.RunsFilter(tags={ROOT_RUN_TAG: list(root_ids)}))
         ]
 
-    def newer(self, than: str | None) -> list[Run]:
+    def newer(self, than: str) -> list[Run]:
         """From the primary key on. A run that is gone leads nowhere."""
-        if than is None:
-            found = self._instance.get_run_records(limit=1)
-        elif not self._instance.has_run(than):
+        if not self._instance.has_run(than):
             raise gone(than)
-        else:
-            found = self._instance.get_run_records(cursor=than, ascending=True)
+        found = self._instance.get_run_records(cursor=than, ascending=True)
         return [from_record(record) for record in found]
 
     def those(self, run_ids: Sequence[str]) -> list[Run]:
@@ -198,18 +223,16 @@ class GraphQLLists:
         """One alias per root."""
         return self._each([_filter({ROOT_RUN_TAG: root}) for root in root_ids], limit=100)
 
-    def newer(self, than: str | None) -> list[Run]:
+    def newer(self, than: str) -> list[Run]:
         """From the newest back to that run."""
         found: list[Run] = []
         cursor: str | None = None
         while True:
-            page = self._runs({}, limit=_PAGE if than is not None else 1, cursor=cursor)
+            page = self._runs({}, limit=_PAGE, cursor=cursor)
             for run in page:
                 if run["runId"] == than:
                     return found
                 found.append(run)
-            if than is None:
-                return found
             if len(page) < _PAGE:
                 raise gone(than)
             cursor = page[-1]["runId"]
@@ -270,17 +293,27 @@ class Newest:
             return {s: (e.newest, e.success, [*e.active.values()][::-1]) for s in sync_ids for e in [self._entries[s]]}
 
     def _catch_up(self) -> None:
-        """Note what was started since the last look, and what became of what was under way."""
-        try:
-            newer = self._lists.newer(self._seen)
-        except NotFoundError:
-            self._entries.clear()
-            newer = self._lists.newer(None)
+        """Note what was started since the last look, and what became of what was under way.
+
+        Runs get their places before they are committed, so a run may appear behind one that was seen: the last seconds are looked at again.
+        """
+        newer = self._newer()
         under_way = [run_id for entry in self._entries.values() for run_id in entry.active]
         for run in sorted([*self._lists.those(under_way), *newer], key=_made):
             self._note(run)
-        if newer:
-            self._seen = max(newer, key=_made)["runId"]
+        settled = max(map(_made, newer), default=0.0) - _UNSETTLED_SECONDS
+        done = [run for run in newer if _made(run) < settled]
+        if done:
+            self._seen = max(done, key=_made)["runId"]
+
+    def _newer(self) -> list[Run]:
+        if self._seen is not None:
+            try:
+                return self._lists.newer(self._seen)
+            except NotFoundError:  # deleted in Dagster
+                self._entries.clear()
+                self._seen = None
+        return self._lists.page({}, limit=_PAGE, offset=0, before=None)
 
     def _forget_deleted(self, sync_ids: Sequence[str]) -> None:
         """Runs may be deleted in Dagster, which nobody tells."""

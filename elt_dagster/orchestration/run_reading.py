@@ -11,7 +11,7 @@ import dagster as dg
 
 from elt_dagster.errors import NotFoundError
 from elt_dagster.orchestration import graphql
-from elt_dagster.orchestration.run_lists import from_record
+from elt_dagster.orchestration.run_lists import from_record, in_our_words
 
 PAGE = 500
 _TOLD = {
@@ -38,6 +38,7 @@ class RunReader(Protocol):
         ...
 
 
+@in_our_words
 class InstanceReader:
     """Implements `RunReader` over the instance."""
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from elt_dagster.control.runs import LatestRuns, RunStatus
-from elt_dagster.errors import NotFoundError
+from elt_dagster.errors import NotFoundError, TransientError
 from elt_dagster.orchestration.graphql import Transport
 from elt_dagster.orchestration.hosting import Host, instance_of_webserver
 from elt_dagster.orchestration.run_lists import ACTIVE, GraphQLLists, InstanceLists, Newest, RunLists
@@ -131,3 +132,13 @@ def test_the_instance_of_another_webserver_is_not_taken_for_ours(
     assert instance_of_webserver(None) is None
     monkeypatch.delenv("DAGSTER_HOME")
     assert instance_of_webserver(ours.info_str()) is None
+
+
+def test_a_storage_that_does_not_answer_is_told_without_its_address(tmp_path: Path) -> None:
+    class Away:
+        def get_runs_count(self, filters: object) -> int:
+            raise OperationalError("SELECT", {}, Exception("host=10.0.0.9 user=secret"))
+
+    with pytest.raises(TransientError, match="OperationalError") as told:
+        InstanceLists(Away()).count({})  # type: ignore[arg-type]
+    assert "10.0.0.9" not in str(told.value)

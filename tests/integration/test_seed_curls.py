@@ -230,6 +230,7 @@ def _documented(  # noqa: PLR0912 - one line of the documents after the other
             assert status == 200
             assert set(body) == RUN
             assert body["cancelRequestedAt"]
+            stage.server.project.say("orders.slow", "")
         case "POST", "/api/v1/syncs/runs/{uuid}/retry":
             assert status in (200, 201)
             assert set(body) == RUN
