@@ -74,6 +74,7 @@ class StreamRow:
     protected_from_full_sync: bool = False
     enabled_history_table: bool = False
     full_refresh_requested: bool = False
+    excluded_substreams: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -181,7 +182,7 @@ class Desk(Protocol):
         ...
 
     def put_streams(self, sync_id: str, streams: Sequence[Mapping[str, Any]]) -> None:
-        """Add streams, or change those that are there: a ``name``, and fields of the model; what is not named stays."""
+        """Add streams, or change those that are there: a ``name``, fields of the model, ``excluded_substreams``; what is not named stays."""
         ...
 
     def remove_stream(self, stream_id: str) -> None:

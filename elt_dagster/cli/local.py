@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 BASE_URL_VARIABLE = "ELT_DAGSTER_BASE_URL"
 BASE_URL = "http://127.0.0.1:8000"
+EXCLUDED = "excluded_substreams"
 BY = "cli"
 """What is noted as the author of a change."""
 
@@ -143,9 +144,11 @@ class LocalDesk:
 
     def streams(self, sync_id: str) -> Sequence[StreamRow]:
         """See `desk.Desk`."""
+        from elt_dagster.control.setup import excluded_substreams
+
         sync = self._syncs.get(sync_id)
-        marks = self._syncs.marks(sync)
-        return [_stream(sync, name, marks) for name in sync.binding_ids]
+        marks, excluded = self._syncs.marks(sync), excluded_substreams(sync)
+        return [_stream(sync, name, marks, excluded.get(name, ())) for name in sync.binding_ids]
 
     def available(self, sync_id: str) -> Sequence[Offer]:
         """See `desk.Desk`."""
@@ -157,7 +160,17 @@ class LocalDesk:
 
     def put_streams(self, sync_id: str, streams: Sequence[Mapping[str, Any]]) -> None:
         """See `desk.Desk`."""
-        self._syncs.put_streams(sync_id, streams, by=BY)
+        from elt_dagster.control.running import Running
+        from elt_dagster.control.setup import Setup
+
+        excluded = {s["name"]: s[EXCLUDED] for s in streams if EXCLUDED in s}
+        if not excluded:
+            self._syncs.put_streams(sync_id, streams, by=BY)
+            return
+        data = [{name: value for name, value in s.items() if name != EXCLUDED} for s in streams]
+        with self.session.past_runs() as runs:
+            it = self.session.workspace
+            Setup(it, Running(it, runs)).put_streams(sync_id, data, excluded, by=BY)
 
     def remove_stream(self, stream_id: str) -> None:
         """See `desk.Desk`."""
@@ -209,7 +222,7 @@ def _sync(stored: "AnySync", kinds: Mapping[str, str]) -> SyncRow:
     )  # fmt: skip
 
 
-def _stream(sync: "StoredSync", name: str, marks: Mapping[str, Any]) -> StreamRow:
+def _stream(sync: "StoredSync", name: str, marks: Mapping[str, Any], excluded: Sequence[str]) -> StreamRow:
     binding, stream = sync.spec.binding(name), sync.streams[name]
     assert binding is not None  # noqa: S101 - it has an id
     return StreamRow(
@@ -218,6 +231,7 @@ def _stream(sync: "StoredSync", name: str, marks: Mapping[str, Any]) -> StreamRo
         hashed_columns=binding.hashed_columns, full_sync_always=binding.full_sync_always,
         full_sync_at_midnight=binding.full_sync_at_midnight, protected_from_full_sync=binding.protected_from_full_sync,
         enabled_history_table=binding.enabled_history_table, full_refresh_requested=sync.binding_ids[name] in marks,
+        excluded_substreams=tuple(excluded),
     )  # fmt: skip
 
 

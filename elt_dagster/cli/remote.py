@@ -244,7 +244,7 @@ def _stream(answer: "Stream") -> StreamRow:
         cursor_field=answer.incremental_pointer_id, excluded_columns=answer.excluded_columns, hashed_columns=answer.hashed_columns,
         full_sync_always=answer.full_sync_always, full_sync_at_midnight=answer.full_sync_at_midnight,
         protected_from_full_sync=answer.protected_from_full_sync, enabled_history_table=answer.enabled_history_table,
-        full_refresh_requested=answer.full_refresh_requested,
+        full_refresh_requested=answer.full_refresh_requested, excluded_substreams=answer.excluded_substreams,
     )  # fmt: skip
 
 

@@ -58,6 +58,9 @@ def available(session: Session, sync: str) -> None:
 @click.option(
     "--hash", "hashed_columns", multiple=True, metavar="COLUMN", help="Hashed before it reaches the warehouse."
 )
+@click.option(
+    "--exclude-substream", "excluded_substreams", multiple=True, metavar="STREAM", help="A child stream that stays out."
+)
 @click.option("--full-sync-always/--no-full-sync-always", default=None, help="Every run reads everything.")
 @click.option("--full-sync-at-midnight/--no-full-sync-at-midnight", default=None, help="Once a day everything is read.")
 @click.option(

@@ -277,15 +277,23 @@ def _files_with(folder: Path, text: str) -> set[str]:
 
 
 def test_a_server_that_is_killed_while_it_writes_leaves_everything_whole(tmp_path: Path) -> None:
-    with served(tmp_path) as server:
-        store = server.project.store
-        source = store.connection("shop-db").id
+    _storm(tmp_path, [1])
+
+
+@pytest.mark.again("killed sooner, and later")
+def test_a_server_that_is_killed_at_any_moment_leaves_everything_whole(tmp_path: Path) -> None:
+    _storm(tmp_path, [0, 2, 3, 4])
+
+
+def _storm(folder: Path, moments: list[int]) -> None:
+    with served(folder) as server:
+        source = server.project.store.connection("shop-db").id
         with server.client() as client:
             base = client.syncs.create(
                 connection_id=source, name="Base", entities=["public.orders"], status="active"
             ).id
-        for number in range(2):
-            _kill_while(server, source, base, number)
+        for moment in moments:
+            _kill_while(server, source, base, moment)
             _whole(server)
         with server.client() as client:
             names = [s.name for s in client.syncs.list()]

@@ -31,7 +31,7 @@ CHECKS = [
     openapi_checks.response_schema_conformance,
 ]
 SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large, HealthCheck.large_base_example]
-FEW, MANY = 5, 40
+FEW, MANY = 3, 40
 Told = dict[str, Counter[int]]
 
 

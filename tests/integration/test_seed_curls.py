@@ -240,6 +240,7 @@ def _documented(  # noqa: PLR0912 - one line of the documents after the other
             assert status in (200, 201)
             assert set(body) == RUN
             assert (body["syncId"], body["triggeredBy"], body["runMode"]) == (stage.sync, "api", "incremental")
+            # another run of it may not begin before this one has ended
             assert stage.client.runs.wait(body["id"], timeout=90, every=0.3).summary["streamsSucceeded"] == 2
         case "GET", "/api/v1/workspaces/{id}/loaders":
             assert status == 200

@@ -248,6 +248,8 @@ def test_streams_are_offered_added_changed_and_removed(elt: Elt) -> None:
         True,
     )
     assert (changed["primary_key"], changed["cursor_field"]) == (["id"], "changed_at")
+    refused = elt("streams", "add", "shop", "orders", "--exclude-substream", "lines")
+    assert (refused.code, "lines" in refused.err) == (2, True)
     assert [o["added"] for o in elt.ok("streams", "available", "shop")] == [True, True, False]
     elt.ok("streams", "remove", "shop", "orders")
     assert [r["name"] for r in elt.ok("streams", "list", "shop")] == ["customers"]
