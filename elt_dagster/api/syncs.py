@@ -15,6 +15,7 @@ from elt_dagster.api.syncs_reading import Reading
 from elt_dagster.api.syncs_words import shown_provider, shown_run, shown_sync
 from elt_dagster.api.words import etag, expected_revision
 from elt_dagster.control import catalog
+from elt_dagster.control.secrets import may_refer
 from elt_dagster.model import RunMode, SyncStatus
 from elt_dagster.store import AnySync, Place, SyncFilter
 
@@ -102,7 +103,7 @@ def create_sync(body: shown.SyncWanted, caller: Authenticated, response: Respons
     """A new sync: a draft, unless a status is sent. The source is asked for the streams that are chosen, and knows their columns."""
     with in_body("connectionId"):
         source = caller.accounts.get(str(body.connection_id))
-    reading = Reading(body, _warehouse(caller, body) or _usual_warehouse(caller))
+    reading = Reading(body, _warehouse(caller, body) or _usual_warehouse(caller), may_refer(caller.workspace.environ))
     data: dict[str, Any] = {"connection": source.spec.name}
     envelope: dict[str, Any] = {}
     with reading.told():
@@ -160,7 +161,7 @@ def update_sync(
 ) -> shown.Sync:
     """Change what is named, and nothing else. The source is asked about streams that are new."""
     caller.syncs.find(str(sync_id))
-    reading = Reading(body, _warehouse(caller, body))
+    reading = Reading(body, _warehouse(caller, body), may_refer(caller.workspace.environ))
     with reading.told():
         sync = caller.syncs.update(str(sync_id), reading.apply, revision=expected_revision(request), by=caller.by)
     return _answer(caller, sync, response)

@@ -10,6 +10,7 @@ from pydantic.alias_generators import to_camel
 from elt_dagster.api import syncs_models as shown
 from elt_dagster.api.syncs_configs import PARTS, merged, shown_execution, write_destination, write_execution
 from elt_dagster.api.syncs_words import BINDINGS, LOAD_MODES
+from elt_dagster.control.secrets import REFERENCES_VARIABLE
 from elt_dagster.errors import ConfigError, EltError
 
 _PLAIN = ("name", "slug", "status", "trigger_mode", "execution_mode", "execution_backend")
@@ -31,6 +32,7 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "settings": ("sourceConfig",),
     **{part.field: ("executionConfig",) for part in PARTS},
 }
+_KEY = "apiKey"
 _WRITTEN = {part.field: {name: written for written, name in part.names.items()} for part in PARTS}
 
 
@@ -40,6 +42,8 @@ class Reading:
 
     body: shown.SyncWanted | shown.SyncChange
     destination: str | None = None
+    may_refer: bool = False
+    """Whether it may hold references to the environment and the files of the server."""
     order: list[str] = field(default_factory=list[str])
     """The streams of the sync as it was last read."""
 
@@ -57,6 +61,7 @@ class Reading:
         write_destination(data, envelope, sent.get("destination_config") or {}, self.destination)
         if sent.keys() & {"execution_config", "execution_mode", "execution_backend"}:
             changed = execution if "execution_config" not in sent else _merged(execution, sent["execution_config"])
+            self._refuse_reference(changed.get(_KEY), execution.get(_KEY))
             write_execution(data, envelope, changed)
         if self.body.entities is not None or self.body.table_bindings is not None:
             self._write_streams(data, envelope)
@@ -67,6 +72,11 @@ class Reading:
         if isinstance(self.body, shown.SyncWanted):
             return {name: getattr(self.body, name) for name in shown.SyncWanted.model_fields}
         return {name: getattr(self.body, name) for name in self.body.model_fields_set}
+
+    def _refuse_reference(self, key: Any, kept: Any) -> None:
+        if key is not None and key != kept and not self.may_refer:
+            text = f"A reference to the environment or a file of the server may not be sent. Set {REFERENCES_VARIABLE}=1 there."
+            raise _wrong(text, "executionConfig", _KEY)
 
     @property
     def _bindings(self) -> Sequence[shown.TableBindingWanted]:

@@ -8,7 +8,7 @@ from elt_dagster.control.accounts import Accounts
 from elt_dagster.control.apply import ATTEMPTS, Applying, Wishes
 from elt_dagster.control.catalog import Provider, provider
 from elt_dagster.control.problems import Path, parse, raise_problems
-from elt_dagster.control.secrets import fill_masks, references
+from elt_dagster.control.secrets import REFERENCES_VARIABLE, fill_masks, may_refer, references
 from elt_dagster.control.syncs import Syncs
 from elt_dagster.control.validate import Account, Discovery, Kinds, discover, find_kinds
 from elt_dagster.control.vault import HeldVault
@@ -21,8 +21,6 @@ from elt_dagster.store.config import with_secret
 
 OWN = "own_connection"
 """In a sync's envelope: the id of the connection that was made with it, and goes with it."""
-REFERENCES_VARIABLE = "ELT_DAGSTER_API_REFERENCES"
-"""1 lets whoever has a key refer to the environment and the files of the server; else only literal secrets may be sent."""
 AT_ONCE = 500
 _HIDDEN = frozenset({SyncStatus.ARCHIVED.value})
 
@@ -185,8 +183,8 @@ class Loaders:
             )
 
     def _refuse_references(self, config: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
-        """A reference would have this server send its own secrets to a host that the config names as well; one that is kept already may stay."""
-        if self.workspace.environ.get(REFERENCES_VARIABLE) == "1":
+        """A new one; one that is kept already may stay."""
+        if may_refer(self.workspace.environ):
             return
         for path in references(config):
             if _inside(config, path) != _inside(kept, path):

@@ -10,6 +10,15 @@ from elt_dagster.errors import ConfigError
 from elt_dagster.model.secret import MASK, is_reference
 from elt_dagster.sdk.connector import Config
 
+REFERENCES_VARIABLE = "ELT_DAGSTER_API_REFERENCES"
+"""1 lets whoever has an API key refer to the environment and the files of the server; else a key could have the server send its own secrets to a
+host that the same request names."""
+
+
+def may_refer(environ: Mapping[str, str]) -> bool:
+    """Whether what comes over the API may hold references."""
+    return environ.get(REFERENCES_VARIABLE) == "1"
+
 
 def secret_fields(kind: type[BaseModel]) -> frozenset[str]:
     """Dotted paths of every setting that pydantic keeps secret, such as ``password`` or ``auth.token``; lists on the way do not count."""

@@ -222,6 +222,21 @@ def test_a_sync_of_another_backend_is_told_what_it_lacks(place: Place, monkeypat
     assert made["executionConfig"] == config
 
 
+def test_the_key_of_a_backend_is_a_reference_that_the_server_has_to_allow(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"apiUrl": "http://127.0.0.1:4200/api", "deployment": "elt/load", "apiKey": {"env": "HOME"}}
+    body = {"connectionId": place.source, "name": "x", "executionBackend": "prefect", "executionConfig": config}
+    assert "may not be sent" in place.invalid("POST", SYNCS, json=body)["body", "executionConfig", "apiKey"]
+    monkeypatch.setenv("ELT_DAGSTER_API_REFERENCES", "1")
+    made: dict[str, Any] = place.ask("POST", SYNCS, 201, json=body)
+    assert made["executionConfig"] == config
+    monkeypatch.delenv("ELT_DAGSTER_API_REFERENCES")
+    assert change(place, made, executionConfig={"pollSeconds": 3})["executionConfig"] == {**config, "pollSeconds": 3}
+    changed = {"executionConfig": {"apiKey": {"file": "/etc/passwd"}}}
+    assert ("body", "executionConfig", "apiKey") in place.invalid("PATCH", f"{SYNCS}/{made['id']}", json=changed)
+
+
 def test_an_external_sync_may_not_have_a_trigger(place: Place) -> None:
     assert make(place, executionBackend="external")["executionBackend"] == "external"
     body = {"connectionId": place.source, "name": "x", "executionBackend": "external", "schedule": {"cron": "@daily"}}
@@ -257,7 +272,7 @@ def test_an_external_sync_may_not_have_a_trigger(place: Place) -> None:
         ({"destinationConfig": {"schemaDrift": "bend"}}, ("destinationConfig", "schemaDrift"), "freeze"),
         ({"destinationConfig": {"connectionId": NOBODY}}, ("destinationConfig", "connectionId"), "no connection"),
         ({"destinationConfig": {"deep": [{"password": "x"}]}}, ("destinationConfig", "deep", 0, "password"), "secret"),
-        ({"executionConfig": {"apiKey": "x"}}, ("executionConfig", "apiKey"), "secret"),
+        ({"executionConfig": {"accessToken": "x"}}, ("executionConfig", "accessToken"), "secret"),
         ({"executionConfig": {"maxConcurrent": 0}}, ("executionConfig", "maxConcurrent"), "at least 1"),
         ({"executionMode": "fan_out_window"}, ("executionConfig", "from"), "missing"),
         ({"executionMode": "fan_out_window", "executionConfig": {"from": "2026-02-01", "to": "2026-01-01"}},
