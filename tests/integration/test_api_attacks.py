@@ -277,15 +277,15 @@ def _files_with(folder: Path, text: str) -> set[str]:
 
 
 def test_a_server_that_is_killed_while_it_writes_leaves_everything_whole(tmp_path: Path) -> None:
-    _storm(tmp_path, [1])
+    _storm(tmp_path, [1], runs=False)
 
 
 @pytest.mark.again("killed sooner, and later")
 def test_a_server_that_is_killed_at_any_moment_leaves_everything_whole(tmp_path: Path) -> None:
-    _storm(tmp_path, [0, 2, 3, 4])
+    _storm(tmp_path, [0, 1, 2, 3], runs=True)
 
 
-def _storm(folder: Path, moments: list[int]) -> None:
+def _storm(folder: Path, moments: list[int], *, runs: bool) -> None:
     with served(folder) as server:
         source = server.project.store.connection("shop-db").id
         with server.client() as client:
@@ -293,14 +293,14 @@ def _storm(folder: Path, moments: list[int]) -> None:
                 connection_id=source, name="Base", entities=["public.orders"], status="active"
             ).id
         for moment in moments:
-            _kill_while(server, source, base, moment)
+            _kill_while(server, source, base, moment, runs=runs)
             _whole(server)
         with server.client() as client:
             names = [s.name for s in client.syncs.list()]
             assert len(names) == len(set(names)), "a repeated request made a second sync"
 
 
-def _kill_while(server: Served, source: str, base: str, number: int) -> None:
+def _kill_while(server: Served, source: str, base: str, number: int, *, runs: bool) -> None:
     """Kill the server in the middle of a storm of writes, start it again, and send every request that got no answer once more."""
     writes: list[tuple[str, str, Any]] = [
         ("POST", "/api/v1/syncs", {"connectionId": source, "name": f"Storm {number}-{i}", "entities": ["public.items"], "destinationConfig": {"schema": f"s{number}_{i}"}})
@@ -310,7 +310,8 @@ def _kill_while(server: Served, source: str, base: str, number: int) -> None:
         ("POST", f"/elt_syncs/{base}/source_streams", {"source_streams": [{"name": n}]})
         for n in ("public.customers", "public.items")
     ]
-    writes.append(("POST", f"/api/v1/syncs/{base}/trigger", {}))
+    if runs:  # for which Dagster has to load everything first
+        writes.append(("POST", f"/api/v1/syncs/{base}/trigger", {}))
     unanswered: list[tuple[int, str, str, Any]] = []
 
     def send(at: int, method: str, path: str, body: Any) -> None:
