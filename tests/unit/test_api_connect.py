@@ -454,7 +454,7 @@ def test_deleting_a_sync_deletes_its_streams_and_leaves_its_tables(stage: Stage)
 
 def loaded(stage: Stage, sync: dict[str, Any]) -> DuckDB:
     """The warehouse, with a table of one row for every stream of ``sync``."""
-    warehouse = DuckDB(DuckDBConfig(path=str(stage.file)))
+    warehouse = DuckDB(DuckDBConfig.model_validate({"path": str(stage.file)}))
     for stream in sync["source_streams"]:
         plan = LoadPlan(
             table=TableRef("raw_ads", stream["name"]), columns=pa.schema([("id", pa.int64())]), mode=LoadMode.APPEND,
