@@ -314,17 +314,17 @@ def _kill_while(server: Served, source: str, base: str, number: int, *, runs: bo
         writes.append(("POST", f"/api/v1/syncs/{base}/trigger", {}))
     unanswered: list[tuple[int, str, str, Any]] = []
 
-    def send(http: httpx.Client, at: int, method: str, path: str, body: Any) -> httpx.Response:
+    def send(wire: httpx.Client, at: int, method: str, path: str, body: Any) -> httpx.Response:
         headers = {"x-api-key": KEY, "Idempotency-Key": f"storm-{number}-{at}"}
-        return http.request(method, server.url + path, json=body, headers=headers)
+        return wire.request(method, server.url + path, json=body, headers=headers)
 
     def try_to(at: int, method: str, path: str, body: Any) -> None:
         try:
-            send(http, at, method, path, body)
+            send(wire, at, method, path, body)
         except httpx.TransportError:
             unanswered.append((at, method, path, body))
 
-    with httpx.Client(timeout=60) as http:
+    with httpx.Client(timeout=60) as wire:
         threads = [threading.Thread(target=try_to, args=(at, *write)) for at, write in enumerate(writes)]
         for thread in threads:
             thread.start()
@@ -333,9 +333,9 @@ def _kill_while(server: Served, source: str, base: str, number: int, *, runs: bo
         for thread in threads:
             thread.join()
     server.start()
-    with httpx.Client(timeout=60) as http:
+    with httpx.Client(timeout=60) as wire:
         for again in unanswered:
-            answer = send(http, *again)
+            answer = send(wire, *again)
             # what was being carried out when the server died is not known to be done or not: it is told so, and nothing is done twice
             assert answer.status_code < 500, answer.text
             said = ("still being carried out", "already", "being loaded")
