@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -30,6 +31,7 @@ NOBODY = "00000000-0000-4000-8000-000000000000"
 ENGINES = ["sqlite", pytest.param("postgres", marks=pytest.mark.again("another engine"))]
 """For a fixture with ``params``: what `opened` opens."""
 _numbers = itertools.count(1)
+_SECRET_KEY = Fernet.generate_key().decode()
 
 
 @dataclass
@@ -161,7 +163,8 @@ def serve(store: Store, **options: Any) -> Server:
 
 
 def shelves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the registry find the connector ``shelf``, asked nothing yet."""
+    """Let the registry find the connector ``shelf``, asked nothing yet, and let stores seal secrets."""
+    monkeypatch.setenv("ELT_DAGSTER_SECRET_KEY", _SECRET_KEY)
     known = registry._connector_modules
     monkeypatch.setattr(registry, "_connector_modules", lambda: {**known(), "shelf": cli_shelf.__name__})
     for name in ("asked", "while_asked", "further_columns"):

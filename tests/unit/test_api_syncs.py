@@ -377,6 +377,32 @@ def test_syncs_are_found_by_text_status_and_provider(place: Place) -> None:
     assert names("provider=postgres") == names("provider=nothing") == []
 
 
+def test_a_page_costs_as_many_questions_whatever_its_size(place: Place) -> None:
+    for i in range(6):
+        make(place, name=f"s{i}", entities=["orders"])
+    engine = place.store._database.engine
+    asked: list[str] = []
+
+    def note(_: Any, __: Any, statement: str, *___: Any) -> None:
+        asked.append(statement)
+
+    counts = []
+    for path in (SYNCS, f"/api/v1/workspaces/{place.id}/loaders"):
+        for size in (1, 6):
+            place.runs.latest_asked = 0
+            asked.clear()
+            sa.event.listen(engine, "before_cursor_execute", note)
+            try:
+                place.ask("GET", f"{path}?{'limit' if path == SYNCS else 'page_size'}={size}")
+            finally:
+                sa.event.remove(engine, "before_cursor_execute", note)
+            counts.append(len([q for q in asked if q.startswith("SELECT")]))
+            assert place.runs.latest_asked == 1
+    assert counts[0] == counts[1]
+    assert counts[2] == counts[3]
+    assert max(counts) <= 8
+
+
 def test_an_archived_sync_is_still_there(place: Place) -> None:
     made = make(place, status="archived")
     assert place.ask("GET", f"{SYNCS}?status=archived")["syncs"] == [made]
