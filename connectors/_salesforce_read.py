@@ -85,7 +85,7 @@ class ObjectReader:
             return None
         config = self.connector.config
         return Cursor(
-            field=request.cursor_field, order="asc" if ordered else "none", initial=config.start_date,
+            field=request.cursor_field, order="asc" if ordered else "none", initial=self.connector.start(request.settings),
             lookback_seconds=config.lookback_seconds,
         )  # fmt: skip
 

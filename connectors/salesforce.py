@@ -104,9 +104,7 @@ class SalesforceConfig(Config):
     @field_validator("start_date")
     @classmethod
     def _as_moment(cls, value: datetime | date | None) -> datetime | date | None:
-        if value is None or isinstance(value, datetime):
-            return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
-        return datetime(value.year, value.month, value.day, tzinfo=UTC)
+        return _moment(value)
 
     @model_validator(mode="after")
     def _complete(self) -> "SalesforceConfig":
@@ -128,6 +126,25 @@ class SalesforceConfig(Config):
         return _login(self.login_url, self.domain, self.is_sandbox)
 
 
+class SalesforceSettings(Config):
+    """What one sync wants of the org."""
+
+    start_date: datetime | date | None = None
+    """Rows changed before it are not read by this sync; empty leaves that to the connection."""
+
+    @field_validator("start_date")
+    @classmethod
+    def _as_moment(cls, value: datetime | date | None) -> datetime | date | None:
+        return _moment(value)
+
+
+def _moment(value: datetime | date | None) -> datetime | None:
+    """A day begins at midnight, and a time without a zone is taken as UTC."""
+    if value is None or isinstance(value, datetime):
+        return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
+    return datetime(value.year, value.month, value.day, tzinfo=UTC)
+
+
 def _login(login_url: str | None, domain: str | None, is_sandbox: bool) -> str:
     usual = domain or ("test.salesforce.com" if is_sandbox else "login.salesforce.com")
     return (login_url or f"https://{usual}").rstrip("/")
@@ -139,6 +156,7 @@ class Salesforce(RestConnector[SalesforceConfig]):
     name = "salesforce"
     title = "Salesforce"
     docs_url = "https://developer.salesforce.com/docs/atlas.en-us.api_rest.meta/api_rest/intro_rest.htm"
+    settings_type = SalesforceSettings
     pagination = NextUrl(at="nextRecordsUrl")
     records_at = "records"
     rules = (
@@ -170,6 +188,10 @@ class Salesforce(RestConnector[SalesforceConfig]):
             message="The user may not read this: give it the permission, or leave the stream out.",
         ),
     )  # fmt: skip
+
+    def start(self, settings: Mapping[str, Any]) -> datetime | date | None:
+        """Where the first read of a sync begins: its own start date, else the connection's."""
+        return SalesforceSettings.model_validate(dict(settings)).start_date or self.config.start_date
 
     @classmethod
     def consent(cls, settings: Mapping[str, Any]) -> Consent:

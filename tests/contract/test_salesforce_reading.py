@@ -209,6 +209,8 @@ def test_the_first_read_begins_at_the_start_date() -> None:
     world = World(start_date="2024-01-01")
     world.read("Account")
     assert "SystemModstamp >= 2024-01-01T00:00:00.000Z" in world.queries()[0]
+    world.read("Account", settings={"start_date": "2024-03-01"})
+    assert "SystemModstamp >= 2024-03-01T00:00:00.000Z" in world.queries()[0], "a sync may have its own"
     world = World()
     world.read("Account")
     assert "WHERE" not in world.queries()[0], "without one, everything is read"
