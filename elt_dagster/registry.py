@@ -9,6 +9,7 @@ import ast
 import os
 import re
 import sys
+import threading
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -25,6 +26,8 @@ from elt_dagster.sdk.connector import Connector
 CONNECTORS = "elt_dagster.connectors"
 DESTINATIONS = "elt_dagster.destinations"
 FOLDER_VARIABLE = "ELT_DAGSTER_CONNECTORS"
+_PARSING = threading.Lock()
+"""CPython 3.11 loses count when two threads parse at once."""
 _FOLDER_PACKAGE = "elt_dagster_connectors_folder"
 _SETS_DESTINATION = re.compile(r"^destination\b[^\n=]*=", re.MULTILINE)
 
@@ -134,9 +137,15 @@ def _entry_points(group: str) -> tuple[tuple[str, str], ...]:
     return tuple((point.name, point.value) for point in entry_points(group=group))
 
 
-@cache
 def _aliases() -> dict[str, str]:
-    """Other names of bundled connectors, read from their source text so that none is imported."""
+    """Other names of bundled connectors."""
+    with _PARSING:
+        return _read_aliases()
+
+
+@cache
+def _read_aliases() -> dict[str, str]:
+    """From their source text, so that none is imported."""
     found: dict[str, str] = {}
     for folder in _bundled().__path__:
         for file in Path(folder).glob("[a-z]*.py"):
