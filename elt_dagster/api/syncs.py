@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from elt_dagster.api import syncs_models as shown
+from elt_dagster.api import syncs_run_models as runs
 from elt_dagster.api.auth import Authenticated
 from elt_dagster.api.errors import in_body, in_request
 from elt_dagster.api.routes import KeyedRoute
@@ -66,7 +67,7 @@ def _usual_warehouse(caller: Caller) -> str:
         return caller.accounts.default_destination().spec.name
 
 
-def _run(caller: Caller, run_id: str) -> shown.Run:
+def _run(caller: Caller, run_id: str) -> runs.Run:
     view, sync = caller.running.get(run_id)
     return shown_run(view, sync.spec)
 
@@ -125,7 +126,7 @@ def get_catalog(
 
 
 @router.get("/runs/{run_id}", summary="Get a run", tags=["Sync runs"], responses={**MISSING, **UPSTREAM})
-def get_run(run_id: RunId, caller: Authenticated) -> shown.Run:
+def get_run(run_id: RunId, caller: Authenticated) -> runs.Run:
     """One run with what each of its streams loaded."""
     return _run(caller, str(run_id))
 
@@ -133,7 +134,7 @@ def get_run(run_id: RunId, caller: Authenticated) -> shown.Run:
 @router.post(
     "/runs/{run_id}/cancel", summary="Cancel a run", tags=["Sync runs"], responses={**MISSING, **CONFLICT, **UPSTREAM}
 )
-def cancel_run(run_id: RunId, caller: Authenticated, body: shown.CancelWanted | None = None) -> shown.Run:
+def cancel_run(run_id: RunId, caller: Authenticated, body: runs.CancelWanted | None = None) -> runs.Run:
     """Ask a run to stop; what it committed stays. To ask again does no harm; a run that has ended otherwise is a conflict."""
     reason = (body.reason if body is not None else None) or ""
     caller.running.cancel(str(run_id), reason, by=caller.by)
@@ -143,7 +144,7 @@ def cancel_run(run_id: RunId, caller: Authenticated, body: shown.CancelWanted | 
 @router.post(
     "/runs/{run_id}/retry", summary="Retry a run", tags=["Sync runs"], responses={**MISSING, **CONFLICT, **UPSTREAM}
 )
-def retry_run(run_id: RunId, caller: Authenticated, body: shown.RetryWanted | None = None) -> shown.Run:
+def retry_run(run_id: RunId, caller: Authenticated, body: runs.RetryWanted | None = None) -> runs.Run:
     """Another attempt of a run that has ended: what failed, or with a run mode all of it."""
     mode = body.run_mode if body is not None else None
     return _run(caller, caller.running.retry(str(run_id), run_mode=mode, by=caller.by))
@@ -179,17 +180,17 @@ def delete_sync(sync_id: SyncId, caller: Authenticated, request: Request) -> Non
 @router.post(
     "/{sync_id}/trigger", summary="Run a sync now", tags=["Sync runs"], responses={**MISSING, **CONFLICT, **UPSTREAM}
 )
-def trigger_sync(sync_id: SyncId, caller: Authenticated, body: shown.RunWanted | None = None) -> shown.Run:
+def trigger_sync(sync_id: SyncId, caller: Authenticated, body: runs.RunWanted | None = None) -> runs.Run:
     """Start a run. A conflict, with the run's id, while one is active."""
     mode = body.run_mode if body is not None and body.run_mode is not None else RunMode.INCREMENTAL
     return _run(caller, caller.running.trigger(str(sync_id), run_mode=mode, by=caller.by))
 
 
 @router.get("/{sync_id}/runs", summary="List the runs of a sync", tags=["Sync runs"], responses={**MISSING, **UPSTREAM})
-def list_runs(sync_id: SyncId, caller: Authenticated, limit: Limit = 25, offset: Offset = 0) -> shown.RunPage:
+def list_runs(sync_id: SyncId, caller: Authenticated, limit: Limit = 25, offset: Offset = 0) -> runs.RunPage:
     """Runs of a sync, newest first: started from here, by a schedule, or in Dagster itself."""
     page, sync = caller.running.page(str(sync_id), limit=limit, offset=offset)
-    return shown.RunPage(
+    return runs.RunPage(
         has_next=offset + len(page.items) < page.total,
         limit=limit,
         offset=offset,

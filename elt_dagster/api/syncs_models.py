@@ -9,8 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSche
 from pydantic.alias_generators import to_camel
 
 from elt_dagster.api.words import moment
-from elt_dagster.control.runs import ResultClass
-from elt_dagster.model import ExecutionBackend, ExecutionMode, RunMode, SyncStatus, TriggerMode
+from elt_dagster.model import ExecutionBackend, ExecutionMode, SyncStatus, TriggerMode
 
 Moment = Annotated[
     dt.datetime,
@@ -28,16 +27,6 @@ class LoadModeWord(StrEnum):
     REPLACE_SNAPSHOT = "replace_snapshot"
 
 
-class RunStatusWord(StrEnum):
-    """Where a run is."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
 class TableNaming(StrEnum):
     """How the table got its name; a binding keeps what it was made with."""
 
@@ -45,13 +34,13 @@ class TableNaming(StrEnum):
     V1 = "v1"
 
 
-class _Shown(BaseModel):
+class Shown(BaseModel):
     """Base of what is answered."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
 
 
-class _Sent(BaseModel):
+class Sent(BaseModel):
     """Base of what is sent: no unknown keys, and silent about its input in errors."""
 
     model_config = ConfigDict(
@@ -62,7 +51,7 @@ class _Sent(BaseModel):
 # --- errors ------------------------------------------------------------------------------------------------------------------
 
 
-class FieldProblem(_Shown):
+class FieldProblem(Shown):
     """One thing that is wrong with a request."""
 
     loc: list[str | int] = Field(examples=[["body", "tableBindings", 0, "cursorField"]])
@@ -73,21 +62,21 @@ class FieldProblem(_Shown):
     """For machines."""
 
 
-class Invalid(_Shown):
+class Invalid(Shown):
     """What is wrong with a request."""
 
     detail: list[FieldProblem]
     """Each of it."""
 
 
-class Refusal(_Shown):
+class Refusal(Shown):
     """Why nothing was done."""
 
     detail: str
     """What happened and where, and what to do."""
 
 
-class Conflict(_Shown):
+class Conflict(Shown):
     """What is in the way."""
 
     detail: str
@@ -99,7 +88,7 @@ class Conflict(_Shown):
 # --- syncs -------------------------------------------------------------------------------------------------------------------
 
 
-class TableBinding(_Shown):
+class TableBinding(Shown):
     """One stream of a sync and the table it loads: one asset in Dagster."""
 
     id: str
@@ -128,7 +117,7 @@ class TableBinding(_Shown):
     """When it was last changed."""
 
 
-class Schedule(_Shown):
+class Schedule(Shown):
     """When a sync runs by itself."""
 
     cron: str = Field(examples=["*/10 * * * *"])
@@ -137,7 +126,7 @@ class Schedule(_Shown):
     """An IANA time zone."""
 
 
-class Sync(_Shown):
+class Sync(Shown):
     """A configured sync: one source connection, one warehouse, its streams, and when they run."""
 
     id: str
@@ -188,7 +177,7 @@ class Sync(_Shown):
     """By whom."""
 
 
-class SyncPage(_Shown):
+class SyncPage(Shown):
     """Some syncs, oldest first."""
 
     has_next: bool
@@ -203,7 +192,7 @@ class SyncPage(_Shown):
     """This page's."""
 
 
-class ScheduleWanted(_Sent):
+class ScheduleWanted(Sent):
     """When a sync is to run by itself."""
 
     cron: str | None = Field(default=None, examples=["0 */6 * * *"])
@@ -212,7 +201,7 @@ class ScheduleWanted(_Sent):
     """An IANA time zone; UTC if not given."""
 
 
-class TableBindingWanted(_Sent):
+class TableBindingWanted(Sent):
     """How a stream is to be loaded. What is not sent is as the source says, or as it was; null takes a choice back."""
 
     entity_key: str = Field(min_length=1, examples=["public.orders"])
@@ -241,7 +230,7 @@ class TableBindingWanted(_Sent):
     """Ignored."""
 
 
-class _Wanted(_Sent):
+class _Wanted(Sent):
     """The fields that a new sync and a change share."""
 
     destination_config: dict[str, Any] | None = Field(default=None, examples=[{"schema": "raw_shop"}])
@@ -300,7 +289,7 @@ class SyncChange(_Wanted):
 # --- what a provider offers --------------------------------------------------------------------------------------------------
 
 
-class Resource(_Shown):
+class Resource(Shown):
     """A stream that every account of a provider has."""
 
     entity_key: str
@@ -329,7 +318,7 @@ class Resource(_Shown):
     """JSON Schema of its own settings."""
 
 
-class ProviderCatalog(_Shown):
+class ProviderCatalog(Shown):
     """What a connector offers, without asking the source."""
 
     provider: str
@@ -350,108 +339,3 @@ class ProviderCatalog(_Shown):
     """Those that a form should offer as chosen."""
     resources: list[Resource]
     """The streams."""
-
-
-# --- runs --------------------------------------------------------------------------------------------------------------------
-
-
-class Run(_Shown):
-    """One run: a run of Dagster, also one that was started there."""
-
-    id: str
-    """The run's id in Dagster."""
-    sync_id: str
-    """Whose it is."""
-    status: RunStatusWord
-    """Where it is."""
-    run_mode: RunMode
-    """What it was asked to do."""
-    triggered_by: str = Field(examples=["manual"])
-    """manual, schedule, on_create, midnight, backfill, api or retry."""
-    trigger_ref: str | None
-    """The schedule, the sensor or the API key."""
-    attempt_number: int
-    """Its place in its retry group, from 1."""
-    attempt_root_run_id: str
-    """The first run of the group."""
-    previous_attempt_run_id: str | None
-    """The run it retries."""
-    next_attempt_run_id: str | None
-    """The run that retries it."""
-    max_auto_resume_attempts: int
-    """How often Dagster starts it again by itself when its process is lost."""
-    execution_mode: ExecutionMode
-    """How its streams are spread."""
-    execution_backend: ExecutionBackend
-    """Who loads the tables."""
-    executor_id: str | None
-    """What runs it, as far as is known."""
-    backend_run_ref: str | None
-    """What the work is called there."""
-    backend_run_url: str | None
-    """Its page in the Dagster UI, or there."""
-    backend_status: dict[str, Any] | None = Field(examples=[{"backend": "native", "status": "completed"}])
-    """What the backend says."""
-    backend_heartbeat_at: Moment | None
-    """The backend's newest sign of life."""
-    last_heartbeat_at: Moment | None
-    """The run's own."""
-    cancel_reason: str | None
-    """Why it was asked to stop."""
-    cancel_requested_at: Moment | None
-    """When."""
-    cancel_requested_by: str | None
-    """By which API key."""
-    result_class: ResultClass | None
-    """What came of it; null until it has ended."""
-    result_reason_code: str | None = Field(examples=["heartbeat_timeout"])
-    """Why it did not succeed."""
-    summary: dict[str, Any]
-    """`rowsLoaded`, `bytesLoaded`, `streamsTotal`, `streamsSucceeded`, `streamsFailed`, and under `streams` for each stream `rows`, `bytes`, `seconds`,
-    `cursorBefore`, `cursorAfter`, `schemaChanges`."""
-    error: str | None
-    """What went wrong first, and what to do."""
-    created_at: Moment | None
-    """When it was asked for."""
-    started_at: Moment | None
-    """When it began."""
-    completed_at: Moment | None
-    """When it ended."""
-    updated_at: Moment | None
-    """When something last happened to it."""
-
-
-class RunPage(_Shown):
-    """Some runs, newest first."""
-
-    has_next: bool
-    """Whether there are more."""
-    limit: int
-    """How many a page has at most."""
-    offset: int
-    """How many come before."""
-    total: int
-    """How many there are in all."""
-    runs: list[Run]
-    """This page's."""
-
-
-class RunWanted(_Sent):
-    """How to run."""
-
-    run_mode: RunMode | None = None
-    """incremental if not given; full_refresh reads everything again."""
-
-
-class RetryWanted(_Sent):
-    """How to retry."""
-
-    run_mode: RunMode | None = None
-    """Without it only what failed runs again; with it everything does, in this mode."""
-
-
-class CancelWanted(_Sent):
-    """Why to stop."""
-
-    reason: str | None = Field(default=None, max_length=1000)
-    """For the run's record."""

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic.alias_generators import to_camel
 
 from elt_dagster.api import syncs_models as shown
+from elt_dagster.api import syncs_run_models as run_models
 from elt_dagster.api.syncs_configs import shown_destination, shown_execution
 from elt_dagster.api.words import Spelling
 from elt_dagster.control.catalog import Provider, Resource
@@ -126,14 +127,14 @@ def _binding(sync: StoredSync, binding: TableBinding, kept: Mapping[str, Any]) -
 # --- runs --------------------------------------------------------------------------------------------------------------------
 
 
-def shown_run(view: RunView, spec: SyncSpec) -> shown.Run:
+def shown_run(view: RunView, spec: SyncSpec) -> run_models.Run:
     """A run of a sync; where the run itself does not say how it is carried out, the sync does."""
     work = view.backend
     backend = view.execution_backend or spec.execution_backend.value
-    return shown.Run(
+    return run_models.Run(
         id=view.id,
         sync_id=view.sync_id,
-        status=shown.RunStatusWord(view.status.value),
+        status=run_models.RunStatusWord(view.status.value),
         run_mode=view.run_mode,
         triggered_by=view.triggered_by,
         trigger_ref=view.trigger_ref or None,
