@@ -10,6 +10,8 @@ from elt_dagster.cli.session import Session, command, workspace_option
 from elt_dagster.errors import ConfigError
 
 BASE_URL_VARIABLE = "ELT_DAGSTER_BASE_URL"
+FRESH_SECONDS = 0.25
+"""For how long the server may not know of a run that others have started."""
 RATE_VARIABLE = "ELT_DAGSTER_API_REQUESTS_PER_MINUTE"
 
 
@@ -40,7 +42,7 @@ def serve(session: Session, *, host: str, port: int, base_url: str | None, works
     session.store.init()
     _show_first_key(session)
     _log_to_stderr()
-    with session.runs(workspace_file) as runs:
+    with session.runs(workspace_file, fresh_seconds=FRESH_SECONDS) as runs:
         services = Services(
             store=session.store,
             runs=runs,

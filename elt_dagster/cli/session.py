@@ -96,7 +96,7 @@ class Session:
         return [binding.name for binding in self.workspace.configured(slug).spec.streams]
 
     @contextmanager
-    def runs(self, workspace_file: str | None = None) -> "Iterator[Runs]":
+    def runs(self, workspace_file: str | None = None, *, fresh_seconds: float = 0.0) -> "Iterator[Runs]":
         """The runs of the server that was named, else of the configured Dagster, with its code loaded so that syncs can be launched."""
         if self.url:
             from elt_dagster.cli.remote import RemoteRuns
@@ -106,7 +106,7 @@ class Session:
         from elt_dagster.orchestration.runs import open_runs
 
         self._name_store()
-        with stdout_as_stderr(), open_runs(workspace_file=workspace_file) as runs:
+        with stdout_as_stderr(), open_runs(workspace_file=workspace_file, fresh_seconds=fresh_seconds) as runs:
             yield runs
 
     @contextmanager

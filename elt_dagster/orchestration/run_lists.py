@@ -5,7 +5,10 @@ the same questions go to the webserver. Both give runs as the GraphQL documents 
 """
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Protocol, TypeVar
@@ -28,6 +31,7 @@ _ACTIVE_WORDS = frozenset(status.value for status in ACTIVE)
 _SUCCESS = dg.DagsterRunStatus.SUCCESS.value
 _PAGE = 100
 _UNSETTLED_SECONDS = 10.0
+_CHECKED_SECONDS = 5.0
 _LOOKED_THROUGH = 3000
 _FEW = 5
 Run = Mapping[str, Any]
@@ -86,7 +90,7 @@ class RunLists(Protocol):
         ...
 
     def newer(self, than: str) -> list[Run]:
-        """All runs that were made after one, in any order. Raises NotFoundError when that is gone."""
+        """All runs that were made after one, in any order. When that is gone there are none, or NotFoundError is raised."""
         ...
 
     def those(self, run_ids: Sequence[str]) -> list[Run]:
@@ -150,9 +154,7 @@ class InstanceLists:
         ]
 
     def newer(self, than: str) -> list[Run]:
-        """From the primary key on. A run that is gone leads nowhere."""
-        if not self._instance.has_run(than):
-            raise gone(than)
+        """From the primary key on. A run that is gone leads nowhere, which only `present` tells."""
         found = self._instance.get_run_records(cursor=than, ascending=True)
         return [from_record(record) for record in found]
 
@@ -279,18 +281,28 @@ class Newest:
     and runs there are.
     """
 
-    def __init__(self, lists: RunLists) -> None:
-        self._lists, self._lock = lists, threading.Lock()
+    def __init__(
+        self, lists: RunLists, clock: Callable[[], float] = time.monotonic, fresh_seconds: float = 0.0
+    ) -> None:
+        self._lists, self._lock, self._clock = lists, threading.Lock(), clock
+        self._fresh_seconds, self._looked_at, self._checked_at = fresh_seconds, float("-inf"), float("-inf")
         self._entries: dict[str, _Entry] = {}
         self._seen: str | None = None
+        self._unsettled: deque[tuple[float, str]] = deque()
 
     def of(self, sync_ids: Sequence[str]) -> dict[str, tuple[Run | None, Run | None, list[Run]]]:
         """Newest run, last success and active runs, newest first, of each sync."""
         with self._lock:
-            self._catch_up()
-            self._forget_deleted(sync_ids)
+            if self._clock() - self._looked_at >= self._fresh_seconds:
+                self._catch_up()
+                self._forget_deleted(sync_ids)
+                self._looked_at = self._clock()
             self._fill([s for s in sync_ids if s not in self._entries])
             return {s: (e.newest, e.success, [*e.active.values()][::-1]) for s in sync_ids for e in [self._entries[s]]}
+
+    def outdated(self) -> None:
+        """Have the next question look again: this process has just started or stopped something."""
+        self._looked_at = float("-inf")
 
     def _catch_up(self) -> None:
         """Note what was started since the last look, and what became of what was under way.
@@ -301,19 +313,27 @@ class Newest:
         under_way = [run_id for entry in self._entries.values() for run_id in entry.active]
         for run in sorted([*self._lists.those(under_way), *newer], key=_made):
             self._note(run)
-        settled = max(map(_made, newer), default=0.0) - _UNSETTLED_SECONDS
-        done = [run for run in newer if _made(run) < settled]
-        if done:
-            self._seen = max(done, key=_made)["runId"]
+        if newer:
+            self._unsettled.append((self._clock(), max(newer, key=_made)["runId"]))
+        while self._unsettled and self._clock() - self._unsettled[0][0] > _UNSETTLED_SECONDS:
+            _, self._seen = self._unsettled.popleft()
 
     def _newer(self) -> list[Run]:
-        if self._seen is not None:
-            try:
+        if self._seen is not None and self._is_there(self._seen):
+            with suppress(NotFoundError):
                 return self._lists.newer(self._seen)
-            except NotFoundError:  # deleted in Dagster
-                self._entries.clear()
-                self._seen = None
+        if self._seen is not None:  # deleted in Dagster
+            self._entries.clear()
+            self._unsettled.clear()
+            self._seen = None
         return self._lists.page({}, limit=_PAGE, offset=0, before=None)
+
+    def _is_there(self, run_id: str) -> bool:
+        """Asked now and then: a run that is gone leads nowhere."""
+        if self._clock() - self._checked_at < (_CHECKED_SECONDS if self._fresh_seconds else 0.0):
+            return True
+        self._checked_at = self._clock()
+        return bool(self._lists.present([run_id]))
 
     def _forget_deleted(self, sync_ids: Sequence[str]) -> None:
         """Runs may be deleted in Dagster, which nobody tells."""

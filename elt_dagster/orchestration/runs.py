@@ -69,18 +69,21 @@ _NOT_OURS = 20
 """How many pages of runs to look through for those of syncs, when no sync is named."""
 
 
-def open_runs(workspace_file: str | None = None, *, webserver_url: str | None = None) -> "GraphQLRuns":
+def open_runs(
+    workspace_file: str | None = None, *, webserver_url: str | None = None, fresh_seconds: float = 0.0
+) -> "GraphQLRuns":
     """The runs of the webserver at ``webserver_url`` (default ``ELT_DAGSTER_WEBSERVER_URL``), else of a workspace opened here.
 
     Without a webserver, ``workspace_file`` is loaded, by default the ``workspace.yaml`` of the current folder, and runs live no
-    longer than the returned object: leaving it waits for them. Raises ConfigError when there is nothing to open.
+    longer than the returned object: leaving it waits for them. `latest` and `active` may miss what others did in the last ``fresh_seconds``, for
+    servers that ask often. Raises ConfigError when there is nothing to open.
     """
     url = webserver_url or os.environ.get(WEBSERVER_VARIABLE)
     if url and workspace_file is None:
-        return GraphQLRuns(graphql.HttpTransport(url))
+        return GraphQLRuns(graphql.HttpTransport(url), fresh_seconds=fresh_seconds)
     from elt_dagster.orchestration.hosting import Host
 
-    return GraphQLRuns(Host(workspace_file), hosts=True)
+    return GraphQLRuns(Host(workspace_file), hosts=True, fresh_seconds=fresh_seconds)
 
 
 @dataclass(slots=True)
@@ -97,8 +100,8 @@ class _Followed:
 class GraphQLRuns:
     """Implements `Runs`. With ``hosts``, launched runs depend on this object: `close` waits for them."""
 
-    def __init__(self, transport: graphql.Transport, *, hosts: bool = False) -> None:
-        self._transport, self._hosts = transport, hosts
+    def __init__(self, transport: graphql.Transport, *, hosts: bool = False, fresh_seconds: float = 0.0) -> None:
+        self._transport, self._hosts, self._fresh_seconds = transport, hosts, fresh_seconds
         self._launcher = Launcher(transport)
         self._followed: dict[str, _Followed] = {}
         self._ended: dict[str, tuple[RunView, RunView]] = {}
@@ -276,6 +279,8 @@ class GraphQLRuns:
         until = time.monotonic() + _START_SECONDS
         while True:
             answer = self._transport.execute(graphql.TERMINATE, {"id": run_id})["terminateRun"]
+            if "_newest" in vars(self):
+                self._newest.outdated()
             if answer["__typename"] == "TerminateRunSuccess" or (now := self._bare(run_id)).status.is_final:
                 return
             if now.status is not RunStatus.PENDING or time.monotonic() > until:
@@ -316,7 +321,7 @@ class GraphQLRuns:
 
     @cached_property
     def _newest(self) -> Newest:
-        return Newest(self._lists)
+        return Newest(self._lists, fresh_seconds=self._fresh_seconds)
 
     def _bare(self, run_id: str) -> RunView:
         for run in self._lists.those([run_id]) if _ID.fullmatch(run_id) else ():
@@ -375,6 +380,8 @@ class GraphQLRuns:
 
     def _hosted_run(self, answer: Mapping[str, Any]) -> str:
         run_id = str(answer["run"]["runId"])
+        if "_newest" in vars(self):  # made when it is first asked
+            self._newest.outdated()
         if self._hosts:
             self._hosted.append(run_id)
         return run_id

@@ -88,6 +88,19 @@ def test_what_was_started_or_ended_since_is_seen_by_the_next_look(lists: RunList
     host.instance.delete_run(first.run_id)
 
 
+def test_a_server_that_asks_often_looks_now_and_then_and_after_what_it_did_itself(host: Host) -> None:
+    now = [0.0]
+    newest = Newest(InstanceLists(host.instance), lambda: now[0], fresh_seconds=1.0)
+    assert newest.of(["often"])["often"] == (None, None, [])
+    host.instance.add_run(dg.DagsterRun(job_name="job", run_id="often-1", status=FINISHED, tags={SYNC_ID_TAG: "often"}))
+    assert newest.of(["often"])["often"][0] is None
+    newest.outdated()
+    assert newest.of(["often"])["often"][0] is not None
+    host.instance.delete_run("often-1")
+    now[0] = 2.0
+    assert newest.of(["often"])["often"][0] is None
+
+
 def test_both_give_runs_in_the_same_fields(host: Host) -> None:
     one, other = (
         of.page({SYNC_ID_TAG: "sync-1"}, limit=1, offset=0, before=None)[0]
