@@ -36,7 +36,7 @@ run: $(READY)
 
 # The full check comes first, for it fails fastest.
 test: check servers
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 test-all: export ELT_DAGSTER_TEST_ALL = 1
 test-all: test

@@ -5,27 +5,49 @@ from collections.abc import Iterator
 
 import pytest
 
-from elt_dagster.testing._destination_loads import LoadTests
 from tests import servers
 
 EVERYTHING = "ELT_DAGSTER_TEST_ALL"
-LONG = ("test_history_keeps_the_last_twenty_newest_first", "test_a_large_load_arrives_whole")
-"""Tests of loads that take many of them, or a large one."""
+ESSENTIAL = frozenset(
+    {
+        "test_a_run_that_was_overtaken_cannot_commit",
+        "test_an_error_on_the_way_leaves_neither_rows_nor_state",
+        "test_append_adds_to_what_is_there",
+        "test_merge_counts_inserted_updated_and_leaves_the_unchanged",
+        "test_replace_leaves_only_the_new_rows",
+        "test_resuming_by_key_doubles_nothing_and_keeps_new_versions",
+        "test_resuming_without_a_key_respects_equal_rows",
+        "test_the_state_tells_where_committed_data_ends",
+        "test_two_runs_from_one_state_commit_once",
+    }
+)
+"""What is asked of every variant of a warehouse, each time."""
+LATE = (
+    "test_api_attacks.py",
+    "test_seed_curls.py",
+    "test_bridges_browser.py",
+    "test_dagster_commands.py",
+    "test_ecosystem_dbt.py",
+    "test_silent_runs.py",
+)
+"""Modules of minutes whose tests are few."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A variant of a warehouse that signed the contract already repeats only what variants differ in, unless all is asked for."""
+    """Modules that start servers come first, so that the workers do not wait for the last of them at the end. A variant of a warehouse that signed
+    the contract already repeats only what variants differ in, unless all is asked for."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.path.name in LATE}
+    items.sort(key=lambda item: item.path not in slow)
     if os.environ.get(EVERYTHING):
         return
-    repeated = [item for item in items if item.get_closest_marker("again") and not _is_about_loads(item)]
+    repeated = [item for item in items if item.get_closest_marker("again") and not _is_essential(item)]
     config.hook.pytest_deselected(items=repeated)
     left_out = set(repeated)
     items[:] = [item for item in items if item not in left_out]
 
 
-def _is_about_loads(item: pytest.Item) -> bool:
-    name = getattr(item, "originalname", item.name)
-    return name in vars(LoadTests) and name not in LONG
+def _is_essential(item: pytest.Item) -> bool:
+    return getattr(item, "originalname", item.name) in ESSENTIAL
 
 
 @pytest.fixture(scope="session")

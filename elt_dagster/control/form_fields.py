@@ -209,7 +209,7 @@ def _label(key: str) -> str:
 def value_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"{value:g}" if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else str(value)
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else str(value)
 
 
 def _limits(part: Mapping[str, Any]) -> dict[str, Any]:

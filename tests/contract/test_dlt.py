@@ -195,6 +195,7 @@ def test_every_mode_works_in_other_warehouses(elsewhere: dict[str, Any]) -> None
         bench.destination.count(bench.table("order"))
 
 
+@pytest.mark.again("types of other people's warehouses, by another library")
 def test_values_come_back_from_other_warehouses(elsewhere: dict[str, Any]) -> None:
     if elsewhere["destination"] == "sqlalchemy":
         pytest.skip("sqlite has numbers and text")

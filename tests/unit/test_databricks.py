@@ -109,8 +109,11 @@ CUTS = {
 }
 
 
+_MORE_KINDS = pytest.mark.again("the same claim over other statements")
+
+
 @pytest.mark.parametrize("cut", list(CUTS))
-@pytest.mark.parametrize("kind", list(LOADS))
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=() if k == "merge" else _MORE_KINDS) for k in LOADS])
 def test_a_claim_that_was_cut_is_finished_exactly_once(desk: Desk, kind: str, cut: str) -> None:
     bench, options, rows = begin(desk, kind)
     pattern, after = CUTS[cut]
