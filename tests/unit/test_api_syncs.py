@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import event
 
 from elt_dagster.control import backends
 from elt_dagster.control.running import Failures
@@ -391,11 +392,11 @@ def test_a_page_costs_as_many_questions_whatever_its_size(place: Place) -> None:
         for size in (1, 6):
             place.runs.latest_asked = 0
             asked.clear()
-            sa.event.listen(engine, "before_cursor_execute", note)
+            event.listen(engine, "before_cursor_execute", note)
             try:
                 place.ask("GET", f"{path}?{'limit' if path == SYNCS else 'page_size'}={size}")
             finally:
-                sa.event.remove(engine, "before_cursor_execute", note)
+                event.remove(engine, "before_cursor_execute", note)
             counts.append(len([q for q in asked if q.startswith("SELECT")]))
             assert place.runs.latest_asked == 1
     assert counts[0] == counts[1]
