@@ -3,6 +3,8 @@
 import ctypes
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import CodeType, FrameType
 
 _NEVER_INSIDE = frozenset({"logging", "threading", "queue", "concurrent", "contextlib", "sqlalchemy", "dagster"})
@@ -19,9 +21,20 @@ class Interrupter:
     def __init__(self, thread: threading.Thread, error: type[BaseException]) -> None:
         self._thread, self._error = thread, error
         self._sent = False
+        self._listens, self._turn = False, threading.Lock()
         self._stood: tuple[CodeType, int] | None = None
         self.moved = False
         """Whether the thread has done anything since the exception was sent."""
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """For the thread itself: only inside is anything raised in it, so what surrounds this is set up and cleaned up in full."""
+        self._listens = True
+        try:
+            yield
+        finally:
+            with self._turn:  # what was sent before is raised here at the latest
+                self._listens = False
 
     def step(self) -> None:
         """Send the exception if the thread is in a place that can take it, else see whether it moves."""
@@ -43,8 +56,10 @@ class Interrupter:
             self._send(self._thread.ident)
 
     def _send(self, ident: int) -> None:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(self._error))
-        self._sent = True
+        with self._turn:
+            if self._listens:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(self._error))
+                self._sent = True
 
 
 def _is_safe(frame: FrameType) -> bool:

@@ -9,9 +9,9 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from typing import Any, cast
 
 import dagster as dg
 from dagster._core.events import DagsterEvent, EngineEventData  # noqa: TID251 - as the docstring says
@@ -77,12 +77,13 @@ class _StepThread:
         self._run.desk.tell(Ended(self, crash))
 
     def _execute(self) -> None:
-        with _event_loop() as loop, interruptible(lambda: _wake(loop)):
+        with _event_loop() as loop, self.interrupter.listening(), interruptible(lambda: _wake(loop)):
             context = self._run.job_context_for(self, loop).for_step(self.step, self._known_state)
             events: list[DagsterEvent] = []
-            for event in dagster_event_sequence_for_step(context):
-                events.append(event)
-                self._run.desk.tell(Happened(self, event))
+            with closing(cast("Generator[DagsterEvent]", dagster_event_sequence_for_step(context))) as sequence:
+                for event in sequence:
+                    events.append(event)
+                    self._run.desk.tell(Happened(self, event))
             for event in _trigger_hook(context, events):
                 self._run.desk.tell(Happened(self, event))
 

@@ -83,12 +83,12 @@ def heartbeat(
     key = (context.run.run_id, context.op_execution_context.op_def.name)
     stall = float(execution.stall_timeout_seconds) if watches_stalls else None
     pulse = _pulses[key] = Pulse(context.log.info, stream, stall)
-    stop = threading.Event()
+    stop, owner = threading.Event(), threading.current_thread()
     seconds = min(HEARTBEAT_SECONDS, execution.heartbeat_timeout_seconds / BEATS_PER_TIMEOUT)
-    beats = threading.Thread(target=_beat_until, args=(pulse, stop, seconds), name="elt-heartbeat", daemon=True)
+    beats = threading.Thread(target=_beat_until, args=(pulse, stop, owner, seconds), name="elt-heartbeat", daemon=True)
     beats.start()
     ear = Ear(lambda: _is_canceling(context.instance, context.run.run_id), lambda: _interrupt_once(context.run.run_id))
-    looks = threading.Thread(target=_listen_until, args=(ear, stop), name="elt-cancel", daemon=True)
+    looks = threading.Thread(target=_listen_until, args=(ear, stop, owner), name="elt-cancel", daemon=True)
     looks.start()
     try:
         yield
@@ -110,10 +110,12 @@ def moving(run_id: str, step_key: str, cancelled: Callable[[], bool]) -> Callabl
     return asked
 
 
-def _beat_until(pulse: Pulse, stop: threading.Event, seconds: float) -> None:
-    while not stop.wait(seconds):
+def _beat_until(pulse: Pulse, stop: threading.Event, owner: threading.Thread, seconds: float) -> None:
+    while not stop.wait(seconds) and owner.is_alive():
         try:
             pulse.beat()
+        except dg.DagsterExecutionInterruptedError:
+            return  # the run has gone on without this step
         except Exception:  # noqa: S112 - an event log that is busy is written to at the next beat; the load does not depend on it
             continue
 
@@ -129,8 +131,8 @@ def _interrupt_once(run_id: str) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def _listen_until(ear: Ear, stop: threading.Event) -> None:
-    while not stop.wait(LOOK_SECONDS):
+def _listen_until(ear: Ear, stop: threading.Event, owner: threading.Thread) -> None:
+    while not stop.wait(LOOK_SECONDS) and owner.is_alive():
         try:
             ear.look()
         except Exception:  # noqa: S112 - a run storage that is busy is asked at the next look

@@ -107,15 +107,17 @@ def test_a_thread_that_waits_in_pieces_is_interrupted_and_cleans_up() -> None:
 
     def work() -> None:
         try:
-            ready.set()
-            while not never.wait(0.05):
-                pass
+            with interrupter.listening():
+                ready.set()
+                while not never.wait(0.05):
+                    pass
         except Stop:
             cleaned.set()
 
-    thread = started(work)
-    ready.wait()
+    thread = threading.Thread(target=work, daemon=True)
     interrupter = Interrupter(thread, Stop)
+    thread.start()
+    ready.wait()
     until = time.monotonic() + 5
     while thread.is_alive() and time.monotonic() < until:
         interrupter.step()
@@ -123,14 +125,43 @@ def test_a_thread_that_waits_in_pieces_is_interrupted_and_cleans_up() -> None:
     assert cleaned.is_set()
 
 
+def test_nothing_is_raised_where_a_thread_sets_up_or_cleans_up() -> None:
+    inside, leave, stopped, done = (threading.Event() for _ in range(4))
+
+    def work() -> None:
+        inside.wait(5)
+        try:
+            with interrupter.listening():
+                leave.wait(5)
+        except Stop:
+            stopped.set()
+        for _ in range(1000):
+            time.sleep(0)
+        done.set()
+
+    thread = threading.Thread(target=work, daemon=True)
+    interrupter = Interrupter(thread, Stop)
+    thread.start()
+    interrupter.send_anyway()
+    inside.set()
+    time.sleep(0.05)
+    assert not stopped.is_set()
+    leave.set()
+    thread.join(5)
+    interrupter.send_anyway()
+    assert done.is_set()
+    assert not stopped.is_set()
+
+
 def test_a_thread_in_one_long_call_does_not_move() -> None:
     def work() -> None:
-        with suppress(Stop):
+        with suppress(Stop), interrupter.listening():
             time.sleep(0.5)
 
-    thread = started(work)
-    time.sleep(0.1)
+    thread = threading.Thread(target=work, daemon=True)
     interrupter = Interrupter(thread, Stop)
+    thread.start()
+    time.sleep(0.1)
     for _ in range(5):
         interrupter.step()
         time.sleep(0.02)
