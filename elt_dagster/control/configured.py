@@ -89,6 +89,8 @@ class ConfiguredSync:
     source_file: str | None = None
     """Path and line of the YAML it came from, as ``path:line``."""
     runtime: Runtime = field(default_factory=Runtime)
+    revision: int | None = None
+    """The store's revision that its last change made; None for a sync in a file."""
 
     def stream(self, name: str) -> Stream:
         """The stream called ``name`` as discovered, else one whose columns only reading can tell."""

@@ -1,10 +1,12 @@
 """The use cases on runs, by the id of their sync: what may be started, and whose run it is. The runs themselves are Dagster's (`control.runs`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from elt_dagster.control.runs import LatestRuns, ResultClass, RunPage, Runs, RunStatus, RunView, StreamRun
+from elt_dagster.control.runs import AsStored, LatestRuns, ResultClass, RunPage, Runs, RunStatus, RunView, StreamRun
 from elt_dagster.control.snapshots import StreamState, look
+from elt_dagster.control.starting import starting
 from elt_dagster.control.workspace import Workspace
 from elt_dagster.errors import ConfigError, ConflictError, NotFoundError, TransientError
 from elt_dagster.model import ExecutionBackend, RunMode, SyncStatus, TriggeredBy
@@ -65,15 +67,33 @@ class Running:
     ) -> str:
         """Start a run of a sync, or of some of its streams, and return its id.
 
-        Raises NotFoundError; ConfigError for a sync that has no streams or that Dagster does not start; ConflictError for a draft or an archived
-        sync, for a protected stream, and, with the run's id, while one is active.
+        Of several starts at once, here or elsewhere, one gets its run, and the others are told which that is; runs of one stream each are only in
+        the way of those that load the same one. Raises NotFoundError; ConfigError for a sync that has no streams or that Dagster does not start;
+        ConflictError for a draft or an archived sync, for a protected stream, and, with the run's id, while one is active; TransientError where
+        Dagster has not loaded the streams yet.
         """
         sync = self._sync(sync_id)
         self._refuse(sync, run_mode, streams)
-        self.refuse_second(sync, streams[0] if streams is not None and len(streams) == 1 else None)
-        return self.runs.launch(
-            sync.slug, streams=streams, run_mode=run_mode, triggered_by=TriggeredBy.API, trigger_ref=by, sync_id=sync.id
-        )
+        with self.alone(sync, streams[0] if streams is not None and len(streams) == 1 else None):
+            now = self._sync(sync_id)
+            return self.runs.launch(
+                now.slug,
+                streams=streams,
+                run_mode=run_mode,
+                triggered_by=TriggeredBy.API,
+                trigger_ref=by,
+                sync_id=now.id,
+                as_stored=AsStored(now.revision, tuple(now.binding_ids)),
+            )
+
+    @contextmanager
+    def alone(self, sync: StoredSync, stream: str | None = None) -> Iterator[None]:
+        """While no run loads the sync, or one stream of it, and nobody can start one. Raises as `refuse_second`; ConflictError also when another
+        start takes too long."""
+        self.refuse_second(sync, stream)
+        with starting(self.workspace.store, sync):
+            self.refuse_second(sync, stream)
+            yield
 
     def refuse_second(self, sync: StoredSync, stream: str | None = None) -> None:
         """Raise ConflictError, with the run's id, while a run loads the sync, or one stream of it."""
@@ -152,10 +172,10 @@ class Running:
             raise ConflictError(
                 f"Run {run_id} has not ended; it is {view.status.value}.", fix="Cancel it first.", with_id=run_id
             )
-        self.refuse_second(sync)
-        if run_mode is RunMode.FULL_REFRESH:
-            self._refuse(sync, run_mode, [s.stream for s in view.streams] or None)
-        return self.runs.retry(run_id, run_mode=run_mode, trigger_ref=by)
+        with self.alone(sync):
+            if run_mode is RunMode.FULL_REFRESH:
+                self._refuse(sync, run_mode, [s.stream for s in view.streams] or None)
+            return self.runs.retry(run_id, run_mode=run_mode, trigger_ref=by)
 
     def _sync(self, sync_id: str) -> StoredSync:
         return self.workspace.store.sync_by_id(sync_id, workspace=self.workspace.name)

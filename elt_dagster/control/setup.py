@@ -158,12 +158,15 @@ class Setup:
     def remove(self, sync_id: str, *, tables: bool = False) -> None:
         """Remove a sync, and its ``tables`` in the warehouse if asked. Raises ConflictError while a run is loading them; whatever the warehouse says,
         and then the sync is there still."""
-        if tables:
-            self._drop_tables(self._syncs.get(sync_id))
-        self._syncs.delete(sync_id)
+        if not tables:
+            self._syncs.delete(sync_id)
+            return
+        sync = self._syncs.get(sync_id)
+        with self.running.alone(sync):
+            self._drop_tables(sync)
+            self._syncs.delete(sync_id)
 
     def _drop_tables(self, sync: StoredSync) -> None:
-        self.running.refuse_second(sync)
         connections = StoreConnections(self.workspace.store, self.workspace.name, self.workspace.environ)
         warehouse = open_warehouse(connections, sync.spec.destination, self.workspace.runtime)
         warehouse.drop(sync.spec.dataset, sorted(sync.binding_ids.values()))

@@ -98,6 +98,7 @@ def _add_stored(
                     streams=sync.streams,
                     binding_ids=sync.binding_ids,
                     connections=connections,
+                    revision=sync.revision,
                 )
             )
     connections.are_loading = False

@@ -10,7 +10,7 @@ from elt_dagster.model import RunMode, SyncStatus, TriggeredBy, TriggerMode
 from elt_dagster.orchestration._job_scope import scoped
 from elt_dagster.orchestration.executors import build_executor
 from elt_dagster.orchestration.resources import run_config
-from elt_dagster.orchestration.tags import recovery_tags, sync_tags, trigger_tags
+from elt_dagster.orchestration.tags import configuration_tags, recovery_tags, sync_tags, trigger_tags
 from elt_dagster.orchestration.translator import group_name
 from elt_dagster.orchestration.windows import newest_to_load
 
@@ -24,7 +24,11 @@ def job_name(slug: str) -> str:
 
 def build_job(sync: ConfiguredSync, keys: Sequence[dg.AssetKey]) -> Any:
     """The job that loads all of ``sync`` with the executor it asks for."""
-    lasting = {**sync_tags(sync.id, sync.spec.slug), **recovery_tags(sync.spec.execution)}
+    lasting = {
+        **sync_tags(sync.id, sync.spec.slug),
+        **configuration_tags(sync.spec, sync.revision),
+        **recovery_tags(sync.spec.execution),
+    }
     job = dg.define_asset_job(
         job_name(sync.spec.slug),
         selection=dg.AssetSelection.assets(*keys),

@@ -1,20 +1,25 @@
 """How a run of a sync is asked for over GraphQL: which job, which assets, which windows, with what config and tags."""
 
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
-from elt_dagster.errors import ConfigError, NotFoundError, TransientError, nearest
+from elt_dagster.control.runs import AsStored
+from elt_dagster.errors import ConfigError, EltError, NotFoundError, TransientError, nearest
 from elt_dagster.model import RunMode, TriggeredBy, Window
 from elt_dagster.orchestration import graphql
 from elt_dagster.orchestration.metadata import STREAM
 from elt_dagster.orchestration.resources import run_config
 from elt_dagster.orchestration.run_views import JobStream
 from elt_dagster.orchestration.tags import (
+    CONFIGURATION_TAGS,
     PARTITION_TAG,
     RANGE_END_TAG,
     RANGE_START_TAG,
+    REVISION_TAG,
     SYNC_ID_TAG,
     sync_tags,
     trigger_tags,
@@ -23,9 +28,12 @@ from elt_dagster.orchestration.tags import (
 PAGE = 1_000
 REMEMBER_SECONDS = 5.0
 """Syncs change while Dagster runs: what is launched is looked up again after this."""
-RELOAD_SECONDS = 20.0
-"""How long a launch waits for a code location to load a sync that was just written."""
+RELOAD_SECONDS = 15.0
+"""How long a launch waits for a code location to load a sync as it was just written."""
+FOLLOW_SECONDS = 3.0
+"""How long it usually takes one that looks at the store by itself (`live`), which does so without a new code server."""
 _POLL_SECONDS = 0.5
+_SHOWN = 3
 _GONE = "Is it archived, broken, loaded by others (external), or not selected by ELT_DAGSTER_SELECT? Reload the code location if it is new."
 
 
@@ -37,6 +45,18 @@ class Job:
     repository: str
     name: str
     streams: tuple[JobStream, ...]
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def revision(self) -> int | None:
+        """The store's revision of the sync that was loaded; None where it does not tell."""
+        text = self.tags.get(REVISION_TAG, "")
+        return int(text) if text.isdigit() else None
+
+    @property
+    def configuration(self) -> dict[str, str]:
+        """The tags that tell how its runs are carried out."""
+        return {key: value for key, value in self.tags.items() if key in CONFIGURATION_TAGS}
 
     @property
     def selector(self) -> dict[str, Any]:
@@ -57,6 +77,15 @@ class Job:
                 raise NotFoundError(f"Sync {sync!r} has no stream {name!r}.", fix=nearest(name, list(known)))
         return tuple(known[name] for name in streams)
 
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """Those of ``names`` that it does not load."""
+        known = {s.stream for s in self.streams}
+        return [name for name in names if name not in known]
+
+    def is_as(self, stored: AsStored) -> bool:
+        """Whether it is no older than what is stored, as far as it tells."""
+        return not self.missing(stored.streams) if self.revision is None else self.revision >= stored.revision
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
@@ -74,8 +103,8 @@ class Wish:
 class Launcher:
     """Turns wishes into GraphQL parameters; remembers the jobs it has found."""
 
-    def __init__(self, transport: graphql.Transport) -> None:
-        self._transport = transport
+    def __init__(self, transport: graphql.Transport, *, hosts: bool = False) -> None:
+        self._transport, self._hosts = transport, hosts
         self._jobs: dict[str, tuple[Job, float]] = {}
         self._missing: dict[str, float] = {}
 
@@ -83,36 +112,59 @@ class Launcher:
         """Whether the job was found before."""
         return any(known.startswith(f"{name}/") for known in self._jobs.copy())
 
-    def ready_job(self, name: str, sync: str, sync_id: str, streams: Sequence[str] | None) -> Job:
-        """The job of a sync that may have been written a moment ago, with these streams: its code location is asked to load again, and waited for.
+    def ready_job(
+        self,
+        name: str,
+        sync: str,
+        sync_id: str,
+        streams: Sequence[str] | None = None,
+        as_stored: AsStored | None = None,
+    ) -> Job:
+        """The job of a sync that may have been written a moment ago, as it was written: what is loaded is waited for, and asked to load again.
 
-        Raises TransientError when Dagster has not loaded it then.
+        Should it not, an older state will do that has the streams which the run is about. Raises TransientError where it has not, NotFoundError for
+        streams that the sync does not have.
         """
-        until, asked = time.monotonic() + RELOAD_SECONDS, False
+        wanted = streams if streams is not None else as_stored.streams if as_stored is not None else ()
+        begun, asked = time.monotonic(), False
         while True:
-            try:
-                job = self.job(name, sync, sync_id=sync_id)
-                job.chosen(sync, streams)
+            job, problem = self._look(name, sync, sync_id)
+            missing = job.missing(wanted) if job is not None else wanted
+            if job is not None and (job.is_as(as_stored) if as_stored is not None else not missing):
                 return job
-            except NotFoundError as error:
-                problem = error
-            self._jobs.pop(f"{name}/{sync_id}", None)
-            if time.monotonic() >= until:
-                text = f"Dagster has not loaded the sync {sync!r} as it is now. {problem}"
-                raise TransientError(
-                    text, fix="Try again; `elt-dagster status` shows whether its code location loads.", retry_after=5
-                )
-            if not asked:
+            self._jobs.pop(f"{name}/{sync_id}", None)  # so that the next look is a new one
+            waited = time.monotonic() - begun
+            if waited >= RELOAD_SECONDS:
+                break
+            if not asked and (self._hosts or waited >= FOLLOW_SECONDS):
                 asked = True
-                self._reload()
+                self._ask_to_reload()
             else:
                 time.sleep(_POLL_SECONDS)
+        if job is None or missing:
+            raise _not_loaded(sync, problem or f"It lacks {_some(missing)}.")
+        return job
+
+    def _look(self, name: str, sync: str, sync_id: str) -> tuple[Job | None, str]:
+        """The job as it is loaded now, or why it is not."""
+        try:
+            return self.job(name, sync, sync_id=sync_id), ""
+        except NotFoundError as error:
+            return None, str(error)
+
+    def _ask_to_reload(self) -> None:
+        """What is hosted here loads again before this returns; a webserver is asked, and may take its time."""
+        if self._hosts:
+            self._reload()
+        else:
+            threading.Thread(target=self._reload, name="elt-reload", daemon=True).start()
 
     def _reload(self) -> None:
         """Ask every code location to load again: which of them brings the sync is known only then."""
-        data = self._transport.execute(graphql.REPOSITORIES, {})["workspaceOrError"]
-        for entry in data.get("locationEntries", ()):
-            self._transport.execute(graphql.RELOAD, {"name": entry["name"]})
+        with suppress(EltError):  # whether it loads is seen by looking
+            data = self._transport.execute(graphql.REPOSITORIES, {})["workspaceOrError"]
+            for entry in data.get("locationEntries", ()):
+                self._transport.execute(graphql.RELOAD, {"name": entry["name"]})
 
     def job(self, name: str, sync: str, *, sync_id: str = "", as_it_was: bool = False) -> Job:
         """The job called ``name``, wherever it is loaded; with a ``sync_id`` that very sync's; with ``as_it_was`` one that was found before will
@@ -132,7 +184,7 @@ class Launcher:
             found = self._transport.execute(graphql.JOB, {"selector": empty.selector})
             if found["pipelineOrError"]["__typename"] == "Pipeline" and _is_of(found["pipelineOrError"], sync_id):
                 streams = tuple(_job_stream(node) for node in found["assetNodes"])
-                job = Job(empty.location, empty.repository, name, streams)
+                job = Job(empty.location, empty.repository, name, streams, _tags(found["pipelineOrError"]))
                 self._jobs[place] = (job, time.monotonic())
                 return job
         self._missing[place] = time.monotonic()
@@ -167,7 +219,8 @@ class Launcher:
                 f"Sync {wish.sync!r} is not loaded in windows.",
                 fix="Run it with --from and --to, or give it `slicing`.",
             )
-        tags = {**sync_tags("", wish.sync), **trigger_tags(wish.triggered_by, wish.trigger_ref, wish.run_mode)}
+        why = trigger_tags(wish.triggered_by, wish.trigger_ref, wish.run_mode)
+        tags = {**sync_tags("", wish.sync), **job.configuration, **why}
         return {
             "assetSelection": [{"path": list(s.key)} for s in sliced],
             "partitionNames": self._keys_between(sliced[0], wish.window),
@@ -222,8 +275,11 @@ class Launcher:
 
 def _is_of(pipeline: Mapping[str, Any], sync_id: str) -> bool:
     """Two workspaces may have the same slug, and so the same job name in two code locations."""
-    tags = {tag["key"]: tag["value"] for tag in pipeline.get("tags", ())}
-    return not sync_id or tags.get(SYNC_ID_TAG) == sync_id
+    return not sync_id or _tags(pipeline).get(SYNC_ID_TAG) == sync_id
+
+
+def _tags(pipeline: Mapping[str, Any]) -> dict[str, str]:
+    return {tag["key"]: tag["value"] for tag in pipeline.get("tags", ())}
 
 
 def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
@@ -244,6 +300,19 @@ def _job_stream(node: Mapping[str, Any]) -> JobStream:
     return JobStream(
         stream=named.get(STREAM) or key[-1], key=key, step=steps[0], key_format=windows["fmt"] if windows else None
     )
+
+
+def _not_loaded(sync: str, why: str) -> TransientError:
+    return TransientError(
+        f"Dagster has not loaded the sync {sync!r} as it is now, and nothing was started. {why}",
+        fix="Try again; `elt-dagster status` shows whether its code location loads.",
+        retry_after=5,
+    )
+
+
+def _some(streams: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in streams[:_SHOWN])
+    return f"the streams {shown}, ..." if len(streams) > _SHOWN else f"the stream{'s'[: len(streams) > 1]} {shown}"
 
 
 def _why_not_loaded(workspace: Mapping[str, Any]) -> str:

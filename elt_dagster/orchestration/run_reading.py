@@ -11,7 +11,7 @@ import dagster as dg
 
 from elt_dagster.errors import NotFoundError
 from elt_dagster.orchestration import graphql
-from elt_dagster.orchestration.run_lists import from_record, in_our_words
+from elt_dagster.orchestration.run_lists import ACTIVE, from_record, in_our_words, sync_tag
 
 PAGE = 500
 _TOLD = {
@@ -26,7 +26,7 @@ Event = Mapping[str, Any]
 
 
 class RunReader(Protocol):
-    """Questions about single runs."""
+    """Questions about single runs, and what a sync has under way at this very moment."""
 
     def whole(self, run_ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
         """The runs with these ids in the fields of `graphql.RUN`, as far as they are there."""
@@ -35,6 +35,10 @@ class RunReader(Protocol):
     def log(self, run_id: str, after: str | None = None) -> tuple[list[Event], str | None, float | None]:
         """What the log tells beyond ``after`` of failures and of work elsewhere, where to read on, and when the newest event was (a Unix time,
         None where there was none)."""
+        ...
+
+    def active(self, sync_id: str) -> list[str]:
+        """The runs of a sync that have not ended, newest first."""
         ...
 
 
@@ -70,6 +74,11 @@ class InstanceReader:
             last[0].event_log_entry.timestamp if last else None,
         )
 
+    def active(self, sync_id: str) -> list[str]:
+        """One query."""
+        wanted = dg.RunsFilter(tags=sync_tag(sync_id), statuses=list(ACTIVE))
+        return list(self._instance.get_run_ids(wanted, limit=PAGE))
+
 
 class GraphQLReader:
     """Implements `RunReader` over a webserver."""
@@ -95,6 +104,13 @@ class GraphQLReader:
             times = [int(event["timestamp"]) / 1000 for event in page["events"] if event.get("timestamp")]
             newest = times[-1] if times else newest
         return events, after, newest
+
+    def active(self, sync_id: str) -> list[str]:
+        """One question."""
+        tags = [{"key": key, "value": value} for key, value in sync_tag(sync_id).items()]
+        wanted = {"tags": tags, "statuses": [status.value for status in ACTIVE]}
+        answer = self._transport.execute(graphql.RUNS, {"filter": wanted, "limit": PAGE})["runsOrError"]
+        return [run["runId"] for run in answer.get("results", ())]
 
 
 def log_pages(transport: graphql.Transport, run_id: str, after: str | None) -> Iterator[dict[str, Any]]:

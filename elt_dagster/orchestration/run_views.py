@@ -1,13 +1,15 @@
 """From Dagster's words about a run to ours. Pure."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 from elt_dagster.control.runs import LOST, TIMED_OUT, BackendRun, BackfillView, RunStatus, RunView, StreamRun
-from elt_dagster.model import RunMode
+from elt_dagster.model import ExecutionBackend, ExecutionMode, RunMode
 from elt_dagster.orchestration._backend_follow import moment
 from elt_dagster.orchestration.backends import BACKEND, BACKEND_HEARTBEAT, BACKEND_RUN, BACKEND_STATUS, BACKEND_URL
 from elt_dagster.orchestration.errors import ERROR_CLASS, REASON
@@ -17,6 +19,8 @@ from elt_dagster.orchestration.tags import (
     CANCEL_REQUESTED_AT_TAG,
     CANCEL_REQUESTED_BY_TAG,
     END_REASON_TAG,
+    EXECUTION_BACKEND_TAG,
+    EXECUTION_MODE_TAG,
     EXECUTOR_TAG,
     MAX_RETRIES_TAG,
     PARTITION_TAG,
@@ -47,6 +51,7 @@ _STEP_STATUS = {
     "IN_PROGRESS": RunStatus.RUNNING,
 }
 _VALUES = ("intRepr", "floatValue", "text", "mdStr", "url")
+_ID = re.compile(r"[\w.-]{1,255}")
 _TOO_LONG = "Exceeded maximum runtime"
 """How Dagster's run monitoring begins to tell that it ended a run."""
 
@@ -102,7 +107,19 @@ def run_view(run: Mapping[str, Any], url: str | None) -> RunView:
         cancel_requested_at=moment(tags.get(CANCEL_REQUESTED_AT_TAG, "")),
         cancel_requested_by=tags.get(CANCEL_REQUESTED_BY_TAG, ""),
         executor_id=tags.get(EXECUTOR_TAG),
+        execution_mode=_one_of(ExecutionMode, tags.get(EXECUTION_MODE_TAG)),
+        execution_backend=_one_of(ExecutionBackend, tags.get(EXECUTION_BACKEND_TAG)),
     )
+
+
+def _one_of(words: type[StrEnum], text: str | None) -> str | None:
+    """A word we know, and nothing else: anybody may give a run tags."""
+    return text if text in {word.value for word in words} else None
+
+
+def is_id(text: str) -> bool:
+    """Whether a run can be called so. What is no id at all is not asked for: databases refuse some texts altogether."""
+    return _ID.fullmatch(text) is not None
 
 
 def _partition(tags: Mapping[str, str]) -> str | None:

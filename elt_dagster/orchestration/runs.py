@@ -1,19 +1,16 @@
 """`elt_dagster.control.runs.Runs` over Dagster's GraphQL: see `open_runs`."""
 
 import os
-import re
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from types import TracebackType
 from typing import Any
 
 from elt_dagster.control.runs import (
-    BackendRun,
+    AsStored,
     BackfillView,
     LatestRuns,
     RunEvents,
@@ -29,17 +26,15 @@ from elt_dagster.orchestration import graphql
 from elt_dagster.orchestration.jobs import job_name
 from elt_dagster.orchestration.launching import Launcher, Wish, gone_job, tag_list
 from elt_dagster.orchestration.progress import parse_progress
-from elt_dagster.orchestration.run_lists import GraphQLLists, InstanceLists, Newest, Run, RunLists, gone, sync_tag
-from elt_dagster.orchestration.run_reading import Event, GraphQLReader, InstanceReader, RunReader, log_pages, no_run
+from elt_dagster.orchestration.run_details import RunDetails
+from elt_dagster.orchestration.run_lists import Newest, Run, gone, sync_tag
+from elt_dagster.orchestration.run_reading import log_pages
 from elt_dagster.orchestration.run_views import (
-    JobStream,
     backfill_view,
     event_message,
     in_chain,
-    observed_backend,
+    is_id,
     run_view,
-    stream_errors,
-    with_streams,
 )
 from elt_dagster.orchestration.tags import (
     CANCEL_REASON_TAG,
@@ -50,7 +45,6 @@ from elt_dagster.orchestration.tags import (
     RANGE_END_TAG,
     RANGE_START_TAG,
     ROOT_RUN_TAG,
-    SYNC_ID_TAG,
     SYNC_TAG,
     trigger_tags,
 )
@@ -59,12 +53,6 @@ WEBSERVER_VARIABLE = "ELT_DAGSTER_WEBSERVER_URL"
 _START_SECONDS = 20.0
 _POLL_SECONDS = 0.5
 Pairs = list[tuple[RunView, StreamRun]]
-_REMEMBERED = 2000
-"""How many runs that have ended are kept with their streams."""
-_SETTLED_SECONDS = 10.0
-"""How long after its end a run may still change."""
-_ID = re.compile(r"[\w.-]{1,255}")
-"""What is no id at all is not asked for: databases refuse some texts altogether."""
 _NOT_OURS = 20
 """How many pages of runs to look through for those of syncs, when no sync is named."""
 
@@ -86,27 +74,14 @@ def open_runs(
     return GraphQLRuns(Host(workspace_file), hosts=True, fresh_seconds=fresh_seconds)
 
 
-@dataclass(slots=True)
-class _Followed:
-    """How far the log of a run was read, the time of its newest event, and the newest sight of work elsewhere by step."""
-
-    cursor: str | None = None
-    newest: datetime | None = None
-    events: Sequence[Event] = ()
-    """Those of the latest look."""
-    backends: dict[str, BackendRun] = field(default_factory=dict[str, BackendRun])
-
-
 class GraphQLRuns:
     """Implements `Runs`. With ``hosts``, launched runs depend on this object: `close` waits for them."""
 
     def __init__(self, transport: graphql.Transport, *, hosts: bool = False, fresh_seconds: float = 0.0) -> None:
         self._transport, self._hosts, self._fresh_seconds = transport, hosts, fresh_seconds
-        self._launcher = Launcher(transport)
-        self._followed: dict[str, _Followed] = {}
-        self._ended: dict[str, tuple[RunView, RunView]] = {}
+        self._launcher = Launcher(transport, hosts=hosts)
+        self._details = RunDetails(transport, self._launcher, hosts=hosts)
         self._hosted: list[str] = []
-        self._lock = threading.Lock()
 
     def launch(
         self,
@@ -119,6 +94,7 @@ class GraphQLRuns:
         triggered_by: TriggeredBy = TriggeredBy.MANUAL,
         trigger_ref: str = "",
         sync_id: str = "",
+        as_stored: AsStored | None = None,
     ) -> str:
         """Start a run through the sync's job."""
         wish = Wish(
@@ -126,7 +102,7 @@ class GraphQLRuns:
             window=window, triggered_by=triggered_by, trigger_ref=trigger_ref,
         )  # fmt: skip
         if sync_id:
-            job = self._launcher.ready_job(job_name(sync), sync, sync_id, streams)
+            job = self._launcher.ready_job(job_name(sync), sync, sync_id, streams, as_stored)
         else:
             job = self._launcher.job(job_name(sync), sync)
         return self._launch(self._launcher.execution(job, wish))
@@ -158,7 +134,7 @@ class GraphQLRuns:
 
     def retry(self, run_id: str, *, run_mode: RunMode | None = None, trigger_ref: str = "") -> str:
         """From failure by Dagster's re-execution; with a ``run_mode`` by a run of all its streams, for a re-execution keeps the old config."""
-        run = self._run(run_id)
+        run = self._details.run(run_id)
         view = self.get(run_id)
         if not view.status.is_final:
             raise ConflictError(f"Run {run_id} has not ended; it is {view.status.value}.", fix="Cancel it first.")
@@ -166,7 +142,8 @@ class GraphQLRuns:
         if run_mode is None:
             if view.status is RunStatus.COMPLETED:
                 raise ConfigError(f"Run {run_id} has failed nowhere.", fix="Give a run mode to run all of it again.")
-            tags = trigger_tags(TriggeredBy.RETRY, ref, view.run_mode)
+            job = self._launcher.job(run["jobName"], view.sync, sync_id=view.sync_id)
+            tags = {**job.configuration, **trigger_tags(TriggeredBy.RETRY, ref, view.run_mode)}
             params = {"parentRunId": run_id, "strategy": "FROM_FAILURE", "extraTags": tag_list(tags)}
             answer = self._ask(graphql.RETRY, {"params": params}, "launchRunReexecution", "LaunchRunSuccess")
             return self._hosted_run(answer)
@@ -174,13 +151,13 @@ class GraphQLRuns:
 
     def attempts(self, run_id: str) -> list[RunView]:
         """The root and everything that names it as its root."""
-        view = self._bare(run_id)
-        ordered = self._groups([view])[view.root_id]
+        view = self._details.bare(run_id)
+        ordered = self._details.groups([view])[view.root_id]
         return [in_chain(replace(v, url=self._transport.run_url(v.id)), ordered) for v in ordered]
 
     def get(self, run_id: str) -> RunView:
         """One run with its streams; the log is read only when something failed. What has ended is read once."""
-        return self._whole([self._bare(run_id)])[0]
+        return self._details.whole([self._details.bare(run_id)])[0]
 
     def list(self, sync: str | None = None, *, limit: int = 20) -> list[RunView]:
         """The latest runs of one sync, or of any."""
@@ -207,9 +184,9 @@ class GraphQLRuns:
         streams: bool = False,
     ) -> RunPage:
         """A page of the runs themselves, then what they loaded."""
-        found, total = self._lists.of_syncs(sync_ids, limit=limit, offset=offset, before=_id(before))
+        found, total = self._details.lists.of_syncs(sync_ids, limit=limit, offset=offset, before=_id(before))
         views = [run_view(run, self._transport.run_url(run["runId"])) for run in found]
-        return RunPage(tuple(self._whole(views) if streams else views), total)
+        return RunPage(tuple(self._details.whole(views) if streams else views), total)
 
     def latest(self, sync_ids: Sequence[str]) -> dict[str, LatestRuns]:
         """As `Newest` keeps them."""
@@ -229,11 +206,8 @@ class GraphQLRuns:
 
     def active(self, sync_id: str, stream: str | None = None) -> str | None:
         """Of those that have not ended, the newest; with a stream, the newest that has it."""
-        _, _, active = self._newest.of([sync_id])[sync_id]
-        if stream is None:
-            return str(active[0]["runId"]) if active else None
-        having = (r["runId"] for r in active if any(s.stream == stream for s in self.get(r["runId"]).streams))
-        return next(having, None)
+        active = self._details.reader.active(sync_id)
+        return next((run_id for run_id in active if stream is None or self._details.loads(run_id, stream)), None)
 
     def stream_page(
         self, sync_id: str, stream: str, *, limit: int, after: str | None = None, ascending: bool = False
@@ -242,10 +216,10 @@ class GraphQLRuns:
         after = _id(after)
         found: Pairs = []
         while len(found) < limit:
-            runs = self._lists.page(
+            runs = self._details.lists.page(
                 sync_tag(sync_id), limit=max(limit, 10), offset=0, before=after, ascending=ascending
             )
-            for view in self._whole([run_view(r, self._transport.run_url(r["runId"])) for r in runs]):
+            for view in self._details.whole([run_view(r, self._transport.run_url(r["runId"])) for r in runs]):
                 found += [(view, s) for s in view.streams if s.stream == stream]
             if not runs:
                 break
@@ -267,7 +241,7 @@ class GraphQLRuns:
 
     def cancel(self, run_id: str, reason: str = "", *, requested_by: str = "") -> None:
         """Terminate safely: the step is interrupted, rolls back, and ends."""
-        view = run_view(self._run(run_id), None)
+        view = run_view(self._details.run(run_id), None)
         if view.status.is_final:
             return
         if view.cancel_requested_at is None or reason:
@@ -281,7 +255,7 @@ class GraphQLRuns:
             answer = self._transport.execute(graphql.TERMINATE, {"id": run_id})["terminateRun"]
             if "_newest" in vars(self):
                 self._newest.outdated()
-            if answer["__typename"] == "TerminateRunSuccess" or (now := self._bare(run_id)).status.is_final:
+            if answer["__typename"] == "TerminateRunSuccess" or (now := self._details.bare(run_id)).status.is_final:
                 return
             if now.status is not RunStatus.PENDING or time.monotonic() > until:
                 raise TransientError(
@@ -294,7 +268,7 @@ class GraphQLRuns:
         """Wait for the runs that live in our code server, then stop it."""
         try:
             while self._hosted:
-                if run_view(self._run(self._hosted[0]), None).status.is_final:
+                if run_view(self._details.run(self._hosted[0]), None).status.is_final:
                     self._hosted.pop(0)
                 else:
                     time.sleep(_POLL_SECONDS)
@@ -310,70 +284,8 @@ class GraphQLRuns:
         self.close()
 
     @cached_property
-    def _lists(self) -> RunLists:
-        instance = self._transport.instance_at_hand()
-        return InstanceLists(instance) if instance is not None else GraphQLLists(self._transport)
-
-    @cached_property
-    def _reader(self) -> RunReader:
-        instance = self._transport.instance_at_hand()
-        return InstanceReader(instance) if instance is not None else GraphQLReader(self._transport)
-
-    @cached_property
     def _newest(self) -> Newest:
-        return Newest(self._lists, fresh_seconds=self._fresh_seconds)
-
-    def _bare(self, run_id: str) -> RunView:
-        for run in self._lists.those([run_id]) if _ID.fullmatch(run_id) else ():
-            return run_view(run, self._transport.run_url(run_id))
-        raise no_run(run_id)
-
-    def _whole(self, views: Sequence[RunView]) -> Sequence[RunView]:
-        """``views`` with their streams and their places among attempts. What has ended is read once, but for who retries it."""
-        known = {view.id: seen for view in views if (seen := self._ended.get(view.id)) is not None and seen[0] == view}
-        runs = self._reader.whole([view.id for view in views if view.id not in known])
-        whole = [known[view.id][1] if view.id in known else self._look(view, runs.get(view.id)) for view in views]
-        groups = self._groups(views)
-        return [in_chain(view, groups[view.root_id]) for view in whole]
-
-    def _look(self, bare: RunView, run: Mapping[str, Any] | None) -> RunView:
-        if run is None:  # deleted since it was listed
-            return bare
-        view = run_view(run, bare.url)
-        failed = view.status is RunStatus.FAILED or any(s["status"] == "FAILURE" for s in run["stepStats"])
-        followed = _Followed()
-        if failed:
-            followed = self._told(view.id, followed)
-        elif view.status is RunStatus.RUNNING:
-            followed = self._told(view.id, self._followed.setdefault(view.id, followed))
-        errors = stream_errors(followed.events) if failed else {}
-        view = replace(view, heartbeat_at=followed.newest)
-        view = with_streams(view, run, self._streams_of(run), errors, followed.backends)
-        self._remember(bare, view)
-        return view
-
-    def _remember(self, bare: RunView, view: RunView) -> None:
-        """What ended a while ago stays as it is; a process that lost its run may tell a last thing."""
-        if not bare.status.is_final:
-            return
-        self._followed.pop(bare.id, None)
-        if bare.ended_at is None or (datetime.now(UTC) - bare.ended_at).total_seconds() < _SETTLED_SECONDS:
-            return
-        with self._lock:
-            if len(self._ended) >= _REMEMBERED:
-                del self._ended[next(iter(self._ended))]
-            self._ended[bare.id] = bare, view
-
-    def _groups(self, views: Sequence[RunView]) -> Mapping[str, Sequence[RunView]]:
-        """All attempts of the groups that ``views`` belong to, oldest first, by root; a root may have been deleted."""
-        roots = list(dict.fromkeys(v.root_id for v in views))
-        others = [run_view(run, None) for run in (self._lists.groups(roots) if roots else [])]
-        known = {v.id: v for v in (*others, *views)}
-        for root in (r for r in roots if r not in known):
-            with suppress(NotFoundError):
-                known[root] = run_view(self._run(root), None)
-        ordered = sorted(known.values(), key=_age)
-        return {root: [v for v in ordered if v.root_id == root] for root in roots}
+        return Newest(self._details.lists, fresh_seconds=self._fresh_seconds)
 
     def _launch(self, params: Mapping[str, Any]) -> str:
         return self._hosted_run(self._ask(graphql.LAUNCH, {"params": params}, "launchRun", "LaunchRunSuccess"))
@@ -411,36 +323,6 @@ class GraphQLRuns:
                 fix="Set ELT_DAGSTER_WEBSERVER_URL to a deployment with a daemon (`dagster dev` has one), or use `elt-dagster run --from --to`.",
             )
 
-    def _told(self, run_id: str, known: "_Followed") -> "_Followed":
-        """What the run's log tells beyond what is known of it."""
-        known.events, known.cursor, newest = self._reader.log(run_id, known.cursor)
-        known.newest = datetime.fromtimestamp(newest, UTC) if newest is not None else known.newest
-        for event in known.events:
-            if (backend := observed_backend(event)) is not None:
-                known.backends[event["stepKey"]] = backend
-        return known
-
-    def _streams_of(self, run: Mapping[str, Any]) -> tuple[JobStream, ...]:
-        """The streams a run was about: those of its job, cut down to its selection. Empty when the job is gone, or when loading the
-        workspace only to name steps that have not begun would be out of proportion."""
-        name = run["jobName"]
-        if not name.startswith("sync_") or (self._hosts and not self._launcher.knows(name)):
-            return ()
-        try:
-            sync_id = next((t["value"] for t in run["tags"] if t["key"] == SYNC_ID_TAG), "")
-            streams = self._launcher.job(name, name, sync_id=sync_id, as_it_was=True).streams
-        except NotFoundError:
-            return ()
-        selected = {tuple(k["path"]) for k in run["assetSelection"] or ()}
-        steps = set(run["stepKeysToExecute"] or ())
-        return tuple(s for s in streams if (not selected or s.key in selected) and (not steps or s.step in steps))
-
-    def _run(self, run_id: str) -> Mapping[str, Any]:
-        found = self._reader.whole([run_id])
-        if run_id not in found:
-            raise no_run(run_id)
-        return found[run_id]
-
     def _ask(self, document: str, variables: Mapping[str, Any], field: str, wanted: str) -> dict[str, Any]:
         """The ``field`` of the answer. Raises NotFoundError for a job that is gone, ConfigError with Dagster's words when it is not a ``wanted``."""
         answer: dict[str, Any] = self._transport.execute(document, variables)[field]
@@ -453,11 +335,6 @@ class GraphQLRuns:
 
 
 def _id(run_id: str | None) -> str | None:
-    if run_id is not None and not _ID.fullmatch(run_id):
+    if run_id is not None and not is_id(run_id):
         raise gone(run_id)
     return run_id
-
-
-def _age(view: RunView) -> tuple[datetime, bool]:
-    """The root comes before what was made in the same moment."""
-    return view.created_at or datetime.min.replace(tzinfo=UTC), view.id != view.root_id

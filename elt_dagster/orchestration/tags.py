@@ -1,12 +1,17 @@
 """The tags on every run of a sync, and which run they belong to."""
 
-from elt_dagster.model import Execution, RunMode, TriggeredBy
+from elt_dagster.model import Execution, RunMode, SyncSpec, TriggeredBy
 
 SYNC_ID_TAG = "elt/sync_id"
 SYNC_TAG = "elt/sync"
 TRIGGERED_BY_TAG = "elt/triggered_by"
 TRIGGER_REF_TAG = "elt/trigger_ref"
 RUN_MODE_TAG = "elt/run_mode"
+REVISION_TAG = "elt/sync_revision"
+"""The store's revision of the sync that a run loads; no tag for a sync in a file."""
+EXECUTION_MODE_TAG = "elt/execution_mode"
+EXECUTION_BACKEND_TAG = "elt/execution_backend"
+CONFIGURATION_TAGS = frozenset({REVISION_TAG, EXECUTION_MODE_TAG, EXECUTION_BACKEND_TAG})
 CANCEL_REASON_TAG = "elt/cancel_reason"
 CANCEL_REQUESTED_AT_TAG = "elt/cancel_requested_at"
 CANCEL_REQUESTED_BY_TAG = "elt/cancel_requested_by"
@@ -37,6 +42,12 @@ def trigger_tags(triggered_by: TriggeredBy, trigger_ref: str, run_mode: RunMode)
     """What tells why a run exists and what it does."""
     tags = {TRIGGERED_BY_TAG: triggered_by.value, RUN_MODE_TAG: run_mode.value}
     return {**tags, TRIGGER_REF_TAG: trigger_ref} if trigger_ref else tags
+
+
+def configuration_tags(spec: SyncSpec, revision: int | None) -> dict[str, str]:
+    """What tells how a run was carried out, whatever becomes of its sync later."""
+    tags = {EXECUTION_MODE_TAG: spec.execution_mode.value, EXECUTION_BACKEND_TAG: spec.execution_backend.value}
+    return {**tags, REVISION_TAG: str(revision)} if revision is not None else tags
 
 
 def recovery_tags(execution: Execution) -> dict[str, str]:

@@ -109,7 +109,7 @@ def test_the_instance_and_graphql_read_the_same_of_a_run(host: Host) -> None:
     assert len(one[done.run_id]["stepStats"]) == 2
     for run in (one, other):
         runs = GraphQLRuns(host)
-        runs._reader = own if run is one else asked
+        runs._details.reader = own if run is one else asked
         view = runs.get(done.run_id)
         assert {s.stream: s.status for s in view.streams} == {"good": RunStatus.COMPLETED, "bad": RunStatus.FAILED}
         (failed,) = view.failures

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from elt_dagster.api.app import create_app
 from elt_dagster.api.services import Services
-from elt_dagster.control.runs import LatestRuns, RunPage, RunStatus, RunView, StreamRun
+from elt_dagster.control.runs import AsStored, LatestRuns, RunPage, RunStatus, RunView, StreamRun
 from elt_dagster.errors import AuthError, NotFoundError, TransientError
 from elt_dagster.model import Batch, Catalog, CheckResult, ReadRequest, RunMode, Stream, TriggeredBy, Window
 from elt_dagster.model.types import TIMESTAMP_UTC, column
@@ -121,6 +121,7 @@ class MemoryRuns:
         self, sync: str, *, streams: Sequence[str] | None = None, run_mode: RunMode = RunMode.INCREMENTAL,
         reset_history_table: bool = False, window: Window | None = None,
         triggered_by: TriggeredBy = TriggeredBy.MANUAL, trigger_ref: str = "", sync_id: str = "",
+        as_stored: AsStored | None = None,
     ) -> str:  # fmt: skip
         self._reach()
         names = list(streams) if streams is not None else list(self.streams_of(sync_id))
