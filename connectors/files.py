@@ -5,13 +5,14 @@ long uploads), hence the manifest in `elt_dagster.sdk.listing`. Rows that vanish
 for nothing says that they are gone.
 """
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, Secret
 
 from elt_dagster.sdk import ConfigError, FileConfig, FileConnector
-from elt_dagster.sdk.egress import check_storage
+from elt_dagster.sdk.egress import brings_credentials, check_storage, is_vendor_storage
 
 
 class FilesConfig(FileConfig):
@@ -23,6 +24,15 @@ class FilesConfig(FileConfig):
         default_factory=lambda: Secret({}), json_schema_extra={"writeOnly": True, "format": "password", "default": {}}
     )
     """Options of the file system, such as `key`, `secret` and `endpoint_url` for s3; kept secret as a whole."""
+
+    @classmethod
+    def local_settings(cls, settings: Mapping[str, Any]) -> Iterator[str]:
+        """See `Config.local_settings`: all but the stores of vendors, opened with credentials of their own."""
+        url, options = str(settings.get("url", "")), settings.get("storage_options")
+        if not is_vendor_storage(url):
+            yield "url"
+        elif isinstance(options or {}, Mapping) and not brings_credentials(url, options or {}):
+            yield "storage_options"
 
 
 class Files(FileConnector[FilesConfig]):

@@ -76,6 +76,8 @@ class _FormPage:
             f'<form method="post" novalidate autocomplete="off"><input type="hidden" name="{CSRF_NAME}" value="{escape(self.csrf)}">'
             '<button class="hidden" tabindex="-1" aria-hidden="true">Connect</button>'
         )
+        if any(self._is_needed(f.name, f) or _asks(f) for f in self._all(ask.fields)):
+            yield '<p class="hint legend"><span class="needed" aria-hidden="true">*</span><span class="hidden">The star</span> marks what is required.</p>'
         yield self._some(ask.fields)
         word = "Continue" if ask.before_consent else "Check and connect"
         yield f'<p class="actions"><button class="main" data-busy="Checking&#8230;">{word}</button><span class="hidden" role="status" id="status"></span></p></form>'
@@ -162,7 +164,7 @@ class _FormPage:
         count = item_count(it, self.filled.data)
         template = it.fields[0]
         return (
-            f'<fieldset class="group items" id="{escape(_id(it.name))}" tabindex="-1"><legend>{escape(it.label)}</legend>'
+            f'<fieldset class="group items" id="{escape(_id(it.name))}" tabindex="-1"><legend>{_legend(it)}</legend>'
             f"{_hint(it.name, it.hint)}{self._error(it.name)}"
             f'<input type="hidden" name="{escape(it.count_name)}" value="{count}" data-count data-depth="{it.depth}">'
             f"<div data-items>{items}</div><template>{_Template(self.ask, '').item(template)}</template>"
@@ -203,9 +205,9 @@ class _FormPage:
         return "" if it.secret else f' value="{escape(self._value(it.name))}"'
 
     def _labelled(self, name: str, it: Field, control: str) -> str:
-        mark = ' <span class="optional">optional</span>' if _may_be_empty(it) else ""
-        if name in self.filled.kept:
-            mark = ' <span class="optional">kept</span>'
+        mark = ' <span class="kept">kept</span>' if name in self.filled.kept else ""
+        # a screen reader says the control's own aria-required
+        mark = '<span class="needed" aria-hidden="true">*</span>' if self._is_needed(name, it) else mark
         return (
             f'<div class="field"><label for="{escape(_id(name))}">{escape(it.label)}{mark}</label>'
             f"{_hint(name, self._help(name, it))}{control}{self._error(name)}</div>"
@@ -215,13 +217,15 @@ class _FormPage:
         keep = "Leave it empty to keep what is there." if name in self.filled.kept else ""
         return " ".join(filter(None, (it.hint, _HOW.get(it.kind, ""), keep)))
 
+    def _is_needed(self, name: str, it: Field) -> bool:
+        return it.required and name not in self.filled.kept and it.kind is not Kind.FLAG
+
     def _attributes(self, name: str, it: Field) -> str:
         wrong = name in self.problems
-        required = it.required and name not in self.filled.kept and it.kind is not Kind.FLAG
         described = f"{_id(name)}-hint {_id(name)}-error" if self._help(name, it) else f"{_id(name)}-error"
         given: dict[str, Any] = {
             "id": _id(name), "name": name, "aria-describedby": described,
-            **({"required": "", "aria-required": "true"} if required else {}),
+            **({"required": "", "aria-required": "true"} if self._is_needed(name, it) else {}),
             **({"aria-invalid": "true"} if wrong else {}),
             **({"class": "secret"} if it.secret and it.kind in _ROWS else {}),
             **({"autofocus": ""} if name == self.focused else {}),
@@ -247,9 +251,14 @@ class _Template(_FormPage):
         return self._item(template)
 
 
-def _may_be_empty(it: Field) -> bool:
-    has_value = it.default not in (None, "", [], {}) or it.kind in (Kind.CHOICE, Kind.VARIANTS)
-    return not it.required and not has_value
+def _legend(it: Field) -> str:
+    """A group cannot be `aria-required`, so its legend has the word for who does not see the mark."""
+    mark = '<span class="needed" aria-hidden="true">*</span><span class="hidden">, required</span>' if _asks(it) else ""
+    return f"{escape(it.label)}{mark}"
+
+
+def _asks(it: Field) -> bool:
+    return it.kind is Kind.ITEMS and it.required
 
 
 def _id(name: str) -> str:

@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from elt_dagster.control.apply import Applying, Wishes
 from elt_dagster.control.configured import open_connector
 from elt_dagster.control.connections import StoreConnections
+from elt_dagster.control.kept_secrets import Update
 from elt_dagster.control.problems import parse, raise_problems
 from elt_dagster.control.secrets import fill_masks
 from elt_dagster.control.validate import Kinds, find_kinds
@@ -83,11 +84,13 @@ class Accounts:
         verify: bool = True,
         also: Also | None = None,
     ) -> StoredConnection:
-        """Other settings for a connection; a mask stands for the secret that is kept. Raises as `create` does, and NotFoundError."""
+        """Other settings for a connection; a mask stands for the secret that is kept. Raises as `create` does, NotFoundError, and ConfigError
+        for a secret that is kept, by a mask or as a reference, while the connection is to go elsewhere."""
         stored = self.get(connection_id)
         kinds = find_kinds(stored.spec.connector)
         opened = self.workspace.store.open_config(stored)
         filled = fill_masks(config, opened, kinds.secrets, what=f"connection {stored.spec.name!r}")
+        raise_problems(Update(kinds=kinds, sent=config, filled=filled, stored=opened, references_too=True).problems())
         replaced = self.check(kinds, filled) if verify else {}
         spec = _spec(stored.spec.name, stored.spec.connector, _with_secrets(config, replaced))
         return self._write(spec, label, kinds, also)

@@ -16,6 +16,7 @@ from elt_dagster.control.changes import (
     stream_fields,
     sync_fields,
 )
+from elt_dagster.control.kept_secrets import Update
 from elt_dagster.control.problems import Path, Problem, raise_problems
 from elt_dagster.control.secrets import fill_masks
 from elt_dagster.control.validate import (
@@ -199,6 +200,11 @@ class _Comparison:
         stored = self.draft.connections.get(spec.name)
         before = self._opened(stored) if stored else {}
         config = fill_masks(spec.config, before, kinds.secrets, what=f"connection {spec.name!r}")
+        # who writes the file may write any reference into it
+        update = Update(
+            kinds=kinds, sent=spec.config, filled=config, stored=before, path=(*path, "config"), references_too=False
+        )
+        self.problems += update.problems()
         after = connection_fields(spec, config, kinds.secrets)
         old = connection_fields(stored.spec, before, kinds.secrets) if stored and stored.error is None else {}
         fields = differences(old, after)

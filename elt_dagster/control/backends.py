@@ -34,11 +34,27 @@ def require_backend(sync: SyncSpec, environ: Mapping[str, str]) -> None:
 
 
 def open_key(sync: SyncSpec, variable: str, environ: Mapping[str, str]) -> str | None:
-    """The key to the backend's API, if there is one. Raises ConfigError for a reference that leads nowhere."""
+    """The key to the backend's API, if there is one; that of the environment is for the environment's address and no other.
+
+    Raises ConfigError for a reference that leads nowhere.
+    """
     reference = sync.backend.api_key
     if reference is None:
-        return environ.get(variable) or None
+        return (environ.get(variable) or None) if _is_of_environment(sync, environ) else None
     return str(resolve(reference, environ, where=f"sync {sync.slug!r}, backend.api_key"))
+
+
+def _is_of_environment(sync: SyncSpec, environ: Mapping[str, str]) -> bool:
+    """Whether the sync goes where the environment says. Whoever may write a sync would else have the environment's key sent to them."""
+    for name, variable in _NEEDS[sync.execution_backend]:
+        if variable is not None:
+            wanted, usual = getattr(sync.backend, name), environ.get(variable) or None
+            return wanted is None or (usual is not None and _same(wanted, usual))
+    return False
+
+
+def _same(one: str, other: str) -> bool:
+    return one.strip().rstrip("/") == other.strip().rstrip("/")
 
 
 def check_backend(sync: SyncSpec, path: Path, environ: Mapping[str, str], *, verify: bool) -> list[Problem]:

@@ -14,8 +14,9 @@ from urllib.parse import urlencode
 from elt_dagster.control.accounts import Accounts
 from elt_dagster.control.form_fields import Data, Field, build_form
 from elt_dagster.control.forms import Answers, Filled, fill_form, read_form, without_secrets
+from elt_dagster.control.local_places import chosen_places
 from elt_dagster.control.oauth import Round, check_issuer, consent_of, error_code, find_client, new_secret, refusal
-from elt_dagster.control.problems import parse
+from elt_dagster.control.problems import parse, raise_problems
 from elt_dagster.control.redirects import check_redirect_uri
 from elt_dagster.control.secrets import with_stand_ins
 from elt_dagster.control.validate import Kinds, find_kinds
@@ -287,6 +288,7 @@ class _Crossed:
 
     def _finish(self, config: Mapping[str, Any]) -> GoTo:
         """Try the settings; then the connection and the end of the bridge are one write."""
+        raise_problems(chosen_places(_kind(self.kinds).config_type, config, self.known(), self.crossing.environ))
         require_driver(_kind(self.kinds))
 
         def crossed(transaction: Transaction, connection: StoredConnection) -> None:

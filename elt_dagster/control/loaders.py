@@ -7,6 +7,7 @@ from typing import Any
 from elt_dagster.control.accounts import Accounts
 from elt_dagster.control.apply import ATTEMPTS, Applying, Wishes
 from elt_dagster.control.catalog import Provider, provider
+from elt_dagster.control.kept_secrets import Update
 from elt_dagster.control.problems import Path, parse, raise_problems
 from elt_dagster.control.secrets import REFERENCES_VARIABLE, fill_masks, may_refer, references
 from elt_dagster.control.syncs import Syncs
@@ -152,6 +153,11 @@ class Loaders:
         config, opened = _of_connection(wanted, found), self.workspace.store.open_config(connection)
         self._refuse_references(config, opened)
         filled = fill_masks(config, opened, kinds.secrets, what=f"connection {connection.spec.name!r}")
+        update = Update(
+            kinds=kinds, sent=config, filled=filled, stored=opened, path=("connections", 0, "config"),
+            references_too=not may_refer(self.workspace.environ),
+        )  # fmt: skip
+        raise_problems(update.problems())
         if filled != opened:
             self._refuse_shared(sync)
         spec = _spec(_replaced(sync.spec, _data(wanted, found, connection.spec.name)))

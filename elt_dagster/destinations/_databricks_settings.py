@@ -5,6 +5,7 @@ from enum import StrEnum
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from elt_dagster.sdk.connector import Config
+from elt_dagster.sdk.places import LOCAL
 
 _LOCAL = ("http://localhost", "http://127.0.0.1")
 
@@ -39,7 +40,7 @@ class DatabricksConfig(Config):
     """The service principal's OAuth secret."""
     refresh_token: SecretStr | None = None
     """A person's OAuth refresh token (user to machine)."""
-    profile: str | None = None
+    profile: str | None = Field(default=None, json_schema_extra=LOCAL)
     """A profile of the Databricks CLI on this machine, for a person who signed in with `databricks auth login`."""
     token: SecretStr | None = None
     """A personal access token, where OAuth is not possible."""

@@ -51,14 +51,19 @@ from elt_dagster.destinations.state import check_moves
 from elt_dagster.errors import ConfigError, DestinationError, EltError, NotFoundError, nearest
 from elt_dagster.model import CheckResult, LoadMode
 from elt_dagster.sdk.connector import Config
+from elt_dagster.sdk.places import ADDRESS, LOCAL
 
 _OWN = {"duckdb", "postgres", "databricks", "snowflake"}
+_SERVERS = {
+    "athena", "bigquery", "clickhouse", "databricks", "dremio", "fabric", "mssql", "postgres", "redshift", "snowflake", "synapse",
+}  # fmt: skip
+"""Those of dlt's destinations that cannot be a file on this machine."""
 
 
 class DltConfig(Config):
     """Which of dlt's destinations, and how to reach it."""
 
-    destination: str = Field(pattern=r"^[a-z][a-z0-9_]*$", examples=["bigquery"])
+    destination: str = Field(pattern=r"^[a-z][a-z0-9_]*$", examples=["bigquery"], json_schema_extra=ADDRESS)
     """dlt's name of the destination, such as `bigquery`, `redshift`, `clickhouse`, `mssql`, `athena` or `sqlalchemy`."""
     credentials: SecretStr | dict[str, SecretStr | int | bool] | None = None
     """What dlt's page on the destination lists as credentials: fields, or one connection string."""
@@ -71,8 +76,15 @@ class DltConfig(Config):
     replace_strategy: Literal["insert-from-staging", "staging-optimized"] = "insert-from-staging"
     """How a full refresh replaces rows. `insert-from-staging` keeps views and grants and is one transaction where the warehouse has them; `staging-optimized`
     puts the new table in the place of the old one where dlt can."""
-    working_directory: str | None = None
+    working_directory: str | None = Field(default=None, json_schema_extra=LOCAL)
     """A folder on a local disk for rows that are not loaded yet, and for dlt; by default one in the system's folder for temporary files."""
+
+    @classmethod
+    def local_settings(cls, settings: Mapping[str, Any]) -> Iterator[str]:
+        """See `Config.local_settings`: many of dlt's destinations are, or may be, files."""
+        yield from super().local_settings(settings)
+        if settings.get("destination") not in _SERVERS:
+            yield "destination"
 
 
 class Dlt(Destination[DltConfig]):

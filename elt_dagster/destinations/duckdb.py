@@ -38,6 +38,7 @@ from elt_dagster.destinations.state import check_moves
 from elt_dagster.errors import ConfigError, EltError, NotFoundError, TransientError, nearest
 from elt_dagster.model import CheckResult
 from elt_dagster.sdk.connector import Config
+from elt_dagster.sdk.places import LOCAL
 
 _READ_IN_MEMORY_BYTES = 32 * 1024 * 1024
 _READ_CELLS = 1_000_000  # per batch handed to the reader
@@ -46,7 +47,7 @@ _READ_CELLS = 1_000_000  # per batch handed to the reader
 class DuckDBConfig(Config):
     """Where the file is and how much of the machine loading may take."""
 
-    path: str = Field(min_length=1)
+    path: str = Field(min_length=1, json_schema_extra=LOCAL)
     """The DuckDB file. It is made on the first load; its folder must exist."""
     memory_limit: str | None = Field(None, pattern=r"^\d+(\.\d+)?\s*([KMGT]i?B)$")
     """How much memory DuckDB may take while loading, such as `1GB`; what does not fit goes to the staging folder. By default 256 MB, and
@@ -55,7 +56,7 @@ class DuckDBConfig(Config):
     """How many threads DuckDB may use; null for all of the machine's."""
     lock_timeout_seconds: float = Field(60, ge=0)
     """How long to wait while somebody else holds the file."""
-    staging: str | None = None
+    staging: str | None = Field(default=None, json_schema_extra=LOCAL)
     """A folder on a local disk for rows that are not committed yet; by default `<path>.staging` beside the file."""
 
     @field_validator("path")

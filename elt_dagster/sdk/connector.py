@@ -6,7 +6,7 @@ import os
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Generic, TypeVar, get_args
@@ -18,16 +18,24 @@ from elt_dagster.errors import ConfigError, nearest
 from elt_dagster.model import Batch, Catalog, CheckResult, ReadRequest
 from elt_dagster.sdk.budget import Ledger
 from elt_dagster.sdk.consent import Consent
+from elt_dagster.sdk.places import local_names
 from elt_dagster.sdk.vault import Vault
 
 
 class Config(BaseModel):
     """Base of every connector's settings: immutable, no unknown keys, and silent about its input in errors.
 
-    A field's docstring is its description in forms. Secrets are `pydantic.SecretStr`.
+    A field's docstring is its description in forms. Secrets are `pydantic.SecretStr`. Which settings say where a connection leads is told by
+    their names; see `elt_dagster.sdk.places` for how a field says it itself.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def local_settings(cls, settings: Mapping[str, Any]) -> Iterable[str]:
+        """The names of those plain ``settings`` that lead to something on the machine that runs us, such as a file; who crosses a connection
+        bridge may not choose them. Secrets among them may be masks."""
+        return local_names(cls.model_fields, settings)
 
 
 def _utc_now() -> datetime:

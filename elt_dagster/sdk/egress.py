@@ -32,6 +32,8 @@ _VENDOR_STORAGE = {
     "az": {"account_name", "account_key", "sas_token", "anon"},
 }
 """Storage whose hosts are the vendor's, and its options that lead nowhere else."""
+_CREDENTIALS = {"s3": ({"key", "secret"},), "az": ({"account_name", "account_key"}, {"account_name", "sas_token"})}
+"""What opens it; that of Google is a file."""
 
 
 def allows_private_hosts(environ: Mapping[str, str]) -> bool:
@@ -142,6 +144,19 @@ def guard_loop(loop: asyncio.AbstractEventLoop, host: str, environ: Mapping[str,
         return found
 
     loop.getaddrinfo = resolved  # type: ignore[method-assign,assignment]  # the loop is ours, and so is what it resolves
+
+
+def is_vendor_storage(url: str) -> bool:
+    """Whether ``url`` leads to S3, Google or Azure and nowhere else."""
+    return "::" not in url and urlsplit(url).scheme in _VENDOR_STORAGE
+
+
+def brings_credentials(url: str, options: Mapping[str, Any]) -> bool:
+    """Whether a store of a vendor is opened with the credentials in ``options``, or as nobody: not as whoever this machine is there."""
+    scheme = urlsplit(url).scheme
+    known = _VENDOR_STORAGE.get(scheme, set()) | {"endpoint_url"}
+    given = {name for name, value in options.items() if value}
+    return set(options) <= known and any(way <= given for way in ({"anon"}, *_CREDENTIALS.get(scheme, ())))
 
 
 def check_storage(url: str, options: Mapping[str, Any], environ: Mapping[str, str]) -> None:

@@ -17,6 +17,7 @@ from pydantic import Field, SecretStr
 from elt_dagster.errors import AuthError, ConfigError, EltError, NotFoundError, SourceError, TransientError
 from elt_dagster.sdk.connector import Config
 from elt_dagster.sdk.egress import guard_loop
+from elt_dagster.sdk.places import LOCAL
 from elt_dagster.sdk.pump import BlockQueue, Blocks, LoopThread
 
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -38,11 +39,11 @@ class ServerConfig(Config):
     """Password of the role, unless the server asks for none."""
     sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = "prefer"
     """How to use TLS; `verify-full` also proves that the server is who it says."""
-    sslrootcert: str | None = None
+    sslrootcert: str | None = Field(default=None, json_schema_extra=LOCAL)
     """File with the certificates to trust, for verify-ca and verify-full."""
-    sslcert: str | None = None
+    sslcert: str | None = Field(default=None, json_schema_extra=LOCAL)
     """File with the client's certificate, where the server asks for one."""
-    sslkey: str | None = None
+    sslkey: str | None = Field(default=None, json_schema_extra=LOCAL)
     """File with the client certificate's private key."""
     connect_timeout_seconds: int = Field(default=15, ge=1, le=300)
     """How long to wait for the server to answer."""

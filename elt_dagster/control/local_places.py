@@ -1,0 +1,21 @@
+"""What is on the server itself is nothing for people who cross connection bridges: they are no users of it, and learn nothing of what is on it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from elt_dagster.control.problems import Problem
+from elt_dagster.sdk.connector import Config
+
+VARIABLE = "ELT_DAGSTER_BRIDGE_LOCAL_PATHS"
+"""1 lets whoever crosses a bridge choose files and folders of the server, and go to a vendor's storage as the server where they give no credentials."""
+
+
+def chosen_places(
+    kind: type[Config], settings: Mapping[str, Any], known: Mapping[str, Any], environ: Mapping[str, str]
+) -> list[Problem]:
+    """A problem for each of the plain ``settings`` that leads to something on this machine, unless it is ``known``: then the application, or whoever
+    made the connection, has named it."""
+    if environ.get(VARIABLE) == "1":
+        return []
+    text = f"This is, or may be, something on the server itself, which cannot be chosen here. Whoever runs it may allow that by {VARIABLE}=1."
+    return [Problem((n,), text) for n in kind.local_settings(settings) if settings.get(n) != known.get(n)]
