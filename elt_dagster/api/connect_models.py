@@ -1,19 +1,33 @@
-"""What goes in and out of the Connect dialect, as its OpenAPI document shows it."""
+"""What goes in and out of the Connect dialect, as its OpenAPI document shows it; what it says of runs is in `connect_run_models`."""
 
 import datetime as dt
 from enum import StrEnum
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
-from elt_dagster.api.words import moment
+from elt_dagster.api.connect_model_parts import ConflictProblem, Moment, Paged, Problem, RunConflictProblem, Sent, Shown
+from elt_dagster.api.connect_run_models import (
+    EltStreamRun,
+    EltSyncState,
+    FullRefreshRequest,
+    FullSyncTrigger,
+    OperationMode,
+    RunRequested,
+    SnapshotStatus,
+    SortDirection,
+    StreamRunStatus,
+    StreamSnapshot,
+    StreamSnapshots,
+)
 
-T = TypeVar("T")
-Moment = Annotated[
-    dt.datetime,
-    PlainSerializer(moment),
-    WithJsonSchema({"type": "string", "format": "date-time"}, mode="serialization"),
-]
+__all__ = [
+    "Ability", "AvailableStream", "ConflictProblem", "Connection", "Cron", "EltStream", "EltStreamRun", "EltSync",
+    "EltSyncCreate", "EltSyncState", "EltSyncStatus", "EltSyncUpdate", "FullRefreshRequest", "FullSyncTrigger", "Id",
+    "Integration", "OperationMode", "Paged", "Problem", "RetirementDetails", "RunConflictProblem", "RunRequested",
+    "SettingsSchema", "SnapshotStatus", "SortDirection", "SourceStream", "SourceStreamsAdd", "SourceStreamsAdded",
+    "StreamRunStatus", "StreamSnapshot", "StreamSnapshots",
+]  # fmt: skip
 
 
 class Ability(StrEnum):
@@ -32,102 +46,7 @@ class EltSyncStatus(StrEnum):
     FAILED = "FAILED"
 
 
-class SnapshotStatus(StrEnum):
-    """Where one stream is: DELAYED is one that should have been loaded by now."""
-
-    COMPLETED = "COMPLETED"
-    DELAYED = "DELAYED"
-    FAILED = "FAILED"
-    RETRYING = "RETRYING"
-    RUNNING = "RUNNING"
-    SCHEDULED = "SCHEDULED"
-
-
-class OperationMode(StrEnum):
-    """How rows reach the table."""
-
-    APPEND = "APPEND"
-    FULL = "FULL"
-    INCREMENTAL = "INCREMENTAL"
-
-
-class FullSyncTrigger(StrEnum):
-    """Why everything was read; NONE where only what is new was."""
-
-    ALWAYS_FULL = "ALWAYS_FULL"
-    ERROR = "ERROR"
-    INITIAL_SYNC = "INITIAL_SYNC"
-    LOOKBACK = "LOOKBACK"
-    MIDNIGHT = "MIDNIGHT"
-    MIGRATION = "MIGRATION"
-    NONE = "NONE"
-    SCHEMA_CHANGE = "SCHEMA_CHANGE"
-    USER = "USER"
-
-
-class StreamRunStatus(StrEnum):
-    """Where a stream's run is; CHUNK_COMPLETED has committed a part and goes on."""
-
-    CHUNK_COMPLETED = "CHUNK_COMPLETED"
-    COMPLETED = "COMPLETED"
-    FAILED = "FAILED"
-    RUNNING = "RUNNING"
-
-
-class SortDirection(StrEnum):
-    """asc is oldest first."""
-
-    ASC = "asc"
-    DESC = "desc"
-
-
-class _Shown(BaseModel):
-    """Base of what is answered."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-
-class _Sent(BaseModel):
-    """Base of what is sent: no unknown keys, and silent about its input in errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True)
-
-
-class Problem(_Shown):
-    """What is wrong."""
-
-    error_code: str
-    """For machines, such as `not_found`."""
-    message: str
-    """For people: what happened and where, and what to do. A wrong body is told with the JSON pointer of each field."""
-
-
-class ConflictProblem(Problem):
-    """What is wrong, and with what it collides."""
-
-    conflict_id: str | None = None
-    """The id of what is in the way."""
-
-
-class RunConflictProblem(Problem):
-    """What is wrong, and which run is in the way."""
-
-    active_run_id: str | None = None
-    """An id for `/elt_stream_runs/{id}`."""
-
-
-class Paged(_Shown, Generic[T]):
-    """One page of a list, newest first."""
-
-    has_more: bool
-    """Whether there are more."""
-    next_cursor: str | None
-    """Send it as `starting_after` to get the next page; null on the last one."""
-    data: list[T]
-    """This page's items."""
-
-
-class Integration(_Shown):
+class Integration(Shown):
     """Something that can be connected."""
 
     id: str = Field(examples=["salesforce"])
@@ -140,7 +59,7 @@ class Integration(_Shown):
     """Whether it can be read from, loaded into, or both."""
 
 
-class Connection(_Shown):
+class Connection(Shown):
     """An account at a source or a warehouse; never its credentials."""
 
     id: str
@@ -159,7 +78,7 @@ class Connection(_Shown):
     """When it was last changed."""
 
 
-class EltStream(_Shown):
+class EltStream(Shown):
     """One stream of a sync, and how it is loaded: one asset in Dagster."""
 
     id: str
@@ -194,7 +113,7 @@ class EltStream(_Shown):
     """When it was last changed."""
 
 
-class EltSync(_Shown):
+class EltSync(Shown):
     """A configured sync: one source connection, one warehouse, its streams, and when they run."""
 
     account_id: str
@@ -233,7 +152,7 @@ Cron = Annotated[str, Field(min_length=1, max_length=255, examples=["0 */6 * * *
 Id = Annotated[str, Field(min_length=1, max_length=255)]
 
 
-class EltSyncCreate(_Sent):
+class EltSyncCreate(Sent):
     """A sync to make: without streams, and not started yet."""
 
     connection_id: Id
@@ -258,7 +177,7 @@ class EltSyncCreate(_Sent):
         return value
 
 
-class EltSyncUpdate(_Sent):
+class EltSyncUpdate(Sent):
     """What changes; the rest stays."""
 
     elt_settings: dict[str, Any] | None = None
@@ -267,7 +186,7 @@ class EltSyncUpdate(_Sent):
     """Cron, in the zone that the sync has."""
 
 
-class SourceStream(_Sent):
+class SourceStream(Sent):
     """A stream to add, or to change: what is left out stays as it is."""
 
     name: str = Field(min_length=1, max_length=255, examples=["contacts"])
@@ -290,7 +209,7 @@ class SourceStream(_Sent):
     """Keep every version of a row in `<table>__history`."""
 
 
-class SourceStreamsAdd(_Sent):
+class SourceStreamsAdd(Sent):
     """Streams to add or to change; none is removed."""
 
     source_streams: list[SourceStream] = Field(min_length=1, max_length=5000)
@@ -306,14 +225,14 @@ class SourceStreamsAdd(_Sent):
         return value
 
 
-class SourceStreamsAdded(_Shown):
+class SourceStreamsAdded(Shown):
     """The streams that were asked for, as they are now."""
 
     source_streams: list[EltStream]
     """In the order of the request."""
 
 
-class SettingsSchema(_Shown):
+class SettingsSchema(Shown):
     """JSON Schema of `elt_settings`. Options are asked of the source: `anyOf` with a `const` and a `title` each."""
 
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
@@ -332,7 +251,7 @@ class SettingsSchema(_Shown):
     """Settings whose options depend on others: send those chosen so far as `partial_settings`."""
 
 
-class RetirementDetails(_Shown):
+class RetirementDetails(Shown):
     """Why a stream should not be used any more."""
 
     in_favor_of: str | None = None
@@ -345,7 +264,7 @@ class RetirementDetails(_Shown):
     """Where the vendor explains it."""
 
 
-class AvailableStream(_Shown):
+class AvailableStream(Shown):
     """A stream that the source offers."""
 
     name: str
@@ -360,83 +279,3 @@ class AvailableStream(_Shown):
     """Whether the vendor gives it up."""
     retirement_details: RetirementDetails | None
     """Only for a retired one."""
-
-
-class StreamSnapshot(_Shown):
-    """One stream at this moment."""
-
-    status: SnapshotStatus
-    """Where it is."""
-    operation_mode: OperationMode
-    """How rows reach the table."""
-    full_sync_trigger: FullSyncTrigger
-    """Why everything was read."""
-    records_synced: int
-    """Rows read so far."""
-    bytes_synced: int
-    """Their size in memory."""
-    estimated_total_count: int | None
-    """How many rows there will be, where the source tells."""
-    retry_attempt: int
-    """How many attempts came before."""
-    started_at: Moment | None
-    """When the run began."""
-    finished_at: Moment | None
-    """When it ended."""
-    error_message: str | None
-    """What went wrong, and what to do."""
-    details: str | None
-    """More, such as why it is delayed or that it was cancelled."""
-
-
-class StreamSnapshots(_Shown):
-    """What is being loaded of a stream, and what was loaded last."""
-
-    name: str
-    """The stream."""
-    active_sync: StreamSnapshot | None
-    """What is being loaded, or late; null otherwise."""
-    latest_sync: StreamSnapshot | None
-    """What came of the last run that ended; null before the first."""
-
-
-class EltSyncState(_Shown):
-    """A snapshot of a sync."""
-
-    elt_sync_id: str
-    """The sync."""
-    source_streams: list[StreamSnapshots]
-    """Each of its streams."""
-
-
-class RunRequested(_Shown):
-    """A run was started."""
-
-    status_url: str
-    """Ask here for it; an empty list means that it is not scheduled yet, never that it failed."""
-
-
-class FullRefreshRequest(_Sent):
-    """How to refresh."""
-
-    reset_history_table: bool = False
-    """Begin the history table anew as well: its older versions are lost."""
-
-
-class EltStreamRun(_Shown):
-    """One stream of one Dagster run."""
-
-    id: str
-    """Opaque."""
-    elt_sync_id: str
-    """The sync."""
-    elt_stream_id: str
-    """The stream."""
-    started_at: Moment | None
-    """When the run began, else when it was asked for."""
-    finished_at: Moment | None
-    """When it ended."""
-    status: StreamRunStatus
-    """RUNNING from the moment it is asked for."""
-    rows_synced: int | None
-    """Rows read; null while nothing is known."""

@@ -1,0 +1,61 @@
+"""What all models of the Connect dialect are made of: their bases, moments, pages and problems."""
+
+import datetime as dt
+from typing import Annotated, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, PlainSerializer, WithJsonSchema
+
+from elt_dagster.api.words import moment
+
+T = TypeVar("T")
+Moment = Annotated[
+    dt.datetime,
+    PlainSerializer(moment),
+    WithJsonSchema({"type": "string", "format": "date-time"}, mode="serialization"),
+]
+
+
+class Shown(BaseModel):
+    """Base of what is answered."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class Sent(BaseModel):
+    """Base of what is sent: no unknown keys, and silent about its input in errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True)
+
+
+class Problem(Shown):
+    """What is wrong."""
+
+    error_code: str
+    """For machines, such as `not_found`."""
+    message: str
+    """For people: what happened and where, and what to do. A wrong body is told with the JSON pointer of each field."""
+
+
+class ConflictProblem(Problem):
+    """What is wrong, and with what it collides."""
+
+    conflict_id: str | None = None
+    """The id of what is in the way."""
+
+
+class RunConflictProblem(Problem):
+    """What is wrong, and which run is in the way."""
+
+    active_run_id: str | None = None
+    """An id for `/elt_stream_runs/{id}`."""
+
+
+class Paged(Shown, Generic[T]):
+    """One page of a list, newest first."""
+
+    has_more: bool
+    """Whether there are more."""
+    next_cursor: str | None
+    """Send it as `starting_after` to get the next page; null on the last one."""
+    data: list[T]
+    """This page's items."""
