@@ -63,6 +63,7 @@ def test_a_run_is_launched_followed_and_listed(project: ShopProject, runs: Runs)
     view = wait(runs, run_id)
     assert (view.status, view.run_mode) == (RunStatus.COMPLETED, RunMode.FULL_REFRESH)
     assert (view.triggered_by, view.trigger_ref) == ("api", "req-1")
+    assert (view.execution_mode, view.execution_backend) == ("sequential", "native")
     assert view.started_at is not None
     assert view.ended_at is not None
     assert {s.stream: (s.rows, s.status) for s in view.streams} == {

@@ -20,6 +20,9 @@ from typing import Any
 import httpx
 import pytest
 
+from elt_dagster.control.running import Running
+from elt_dagster.control.workspace import Workspace
+from elt_dagster.errors import ConflictError
 from elt_dagster.model import ConnectionSpec
 from elt_dagster.orchestration.runs import open_runs
 from tests.conftest import EVERYTHING
@@ -256,6 +259,34 @@ def test_a_killed_daemon_doubles_nothing_and_a_queued_run_outlives_its_sync(
     assert len(apart.started("once")) == 1
     assert [r["runId"] for r in apart.started("doomed")] == [queued]
     assert project.rows("SELECT count(*) FROM doomed.orders") == [(3,)]
+
+
+def test_a_stream_that_was_added_a_moment_ago_is_in_the_run_that_is_started_now(apart: Deployment) -> None:
+    project = apart.project
+    project.put(shop(slug="grown", schema="grown", streams=[{"name": "public.orders"}]))
+    apart.wait(lambda shown: "grown/orders" in assets(shown), "the first stream")
+    with open_runs(webserver_url=f"http://127.0.0.1:{apart.port}") as runs:
+        running = Running(Workspace(store=project.store), runs)
+        sync_id = project.store.sync("grown").id
+        first = running.trigger(sync_id, streams=["public.orders"])
+        both = [{"name": "public.orders"}, {"name": "public.customers"}]
+        project.put(shop(slug="grown", schema="grown", execution_mode="fan_out_entity", streams=both))
+        assert "grown/customers" not in assets(apart.ask(SHOWN)), "it is loaded before it can be missed"
+        with pytest.raises(ConflictError) as caught:
+            running.trigger(sync_id)
+        assert caught.value.with_id == first
+        second = running.trigger(sync_id, streams=["public.customers"])
+        apart.wait(
+            lambda shown: (
+                [r["status"] for r in shown["runsOrError"]["results"] if r["jobName"] == "sync_grown"]
+                == ["SUCCESS"] * 2
+            ),
+            "both",
+        )
+        assert project.rows("SELECT count(*) FROM grown.customers") == [(3,)]
+        views = runs.get(first), runs.get(second)
+        assert [[s.stream for s in view.streams] for view in views] == [["public.orders"], ["public.customers"]]
+        assert [view.execution_mode for view in views] == ["sequential", "fan_out_entity"]
 
 
 @pytest.mark.again("the daemon is killed in other tests as well")

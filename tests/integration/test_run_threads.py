@@ -118,6 +118,28 @@ def test_the_instance_and_graphql_read_the_same_of_a_run(host: Host) -> None:
         assert view.heartbeat_at is not None
 
 
+def test_what_is_under_way_is_asked_of_both_alike(host: Host) -> None:
+    sync = f"busy-{type(host.instance.run_storage).__name__}"
+    for number, status in enumerate(
+        (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.SUCCESS)
+    ):
+        run = dg.DagsterRun(job_name="job", run_id=f"{sync}-{number}", status=status, tags={SYNC_ID_TAG: sync})
+        host.instance.add_run(run)
+    runs = GraphQLRuns(host, fresh_seconds=3600)
+    for reader in (InstanceReader(host.instance), GraphQLReader(host)):
+        runs._details.reader = reader
+        assert reader.active(sync) == [f"{sync}-1", f"{sync}-0"]
+        assert reader.active("another") == []
+        # a run of no chosen assets loads every stream
+        assert runs.active(sync, "orders") == f"{sync}-1"
+    assert runs.latest([sync])[sync].active is not None
+    started = dg.DagsterRun(
+        job_name="job", run_id=f"{sync}-3", status=dg.DagsterRunStatus.NOT_STARTED, tags={SYNC_ID_TAG: sync}
+    )
+    host.instance.add_run(started)  # by another server
+    assert runs.active(sync) == f"{sync}-3"
+
+
 def test_what_is_no_id_is_not_found(host: Host) -> None:
     runs = GraphQLRuns(host)
     for name in ("", "a\0b", "\ud800", "x" * 300, "' or 1=1 --", "gone"):

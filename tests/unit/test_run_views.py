@@ -80,3 +80,12 @@ def test_attempts_know_their_number_and_the_next() -> None:
     second = run_view({**run("SUCCESS", "SUCCESS"), "runId": "r2", "rootRunId": "r1", "parentRunId": "r1"}, None)
     chain = [in_chain(view, [first, second]) for view in (first, second)]
     assert [(v.attempt, v.next_id) for v in chain] == [(1, "r2"), (2, None)]
+
+
+def test_how_a_run_was_carried_out_stays_with_it() -> None:
+    then = run_view(
+        run("SUCCESS", "SUCCESS", elt__execution_mode="fan_out_entity", elt__execution_backend="temporal"), None
+    )
+    assert (then.execution_mode, then.execution_backend) == ("fan_out_entity", "temporal")
+    by_hand = run_view(run("SUCCESS", "SUCCESS", elt__execution_mode="quickly"), None)
+    assert (by_hand.execution_mode, by_hand.execution_backend) == (None, None)
