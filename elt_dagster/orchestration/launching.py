@@ -112,6 +112,12 @@ class Launcher:
         """Whether the job was found before."""
         return any(known.startswith(f"{name}/") for known in self._jobs.copy())
 
+    def forget(self, name: str) -> None:
+        """Have the job looked up anew when it is next asked for."""
+        for known in (self._jobs, self._missing):
+            for place in [place for place in known.copy() if place.startswith(f"{name}/")]:
+                known.pop(place, None)
+
     def ready_job(
         self,
         name: str,

@@ -96,13 +96,18 @@ class RunDetails:
         return found[run_id]
 
     def loads(self, run_id: str, stream: str) -> bool:
-        """Whether a run takes part in loading ``stream``. Where only the job can tell, it is loaded."""
+        """Whether a run takes part in loading ``stream``. Where only the job can tell, it is loaded, and again when it does not know all that
+        the run is about: that may be newer than what was seen last."""
         run = self.reader.whole([run_id]).get(run_id)
         if run is None:
             return False
         if not run["assetSelection"] and not run["stepKeysToExecute"]:
             return True
-        return any(s.stream == stream for s in self._streams_of(run, at_any_cost=True))
+        streams = self._streams_of(run, at_any_cost=True)
+        if not streams or len(streams) < max(len(run["assetSelection"] or ()), len(run["stepKeysToExecute"] or ())):
+            self._launcher.forget(run["jobName"])
+            streams = self._streams_of(run, at_any_cost=True)
+        return any(s.stream == stream for s in streams)
 
     def _look(self, bare: RunView, run: Mapping[str, Any] | None) -> RunView:
         if run is None:  # deleted since it was listed

@@ -13,6 +13,7 @@ from elt_dagster.control.runs import AsStored
 from elt_dagster.errors import TransientError
 from elt_dagster.orchestration import graphql, launching
 from elt_dagster.orchestration.launching import FOLLOW_SECONDS, RELOAD_SECONDS, Launcher
+from elt_dagster.orchestration.run_details import RunDetails
 from tests.integration.dagster_project import ShopProject, shop
 
 SYNC_ID = "5d1f6a0e-0000-4000-8000-000000000001"
@@ -161,6 +162,43 @@ def test_a_sync_that_does_not_come_is_told_with_the_reason(monkeypatch: pytest.M
 def test_a_new_sync_without_a_known_state_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     playing = Playing(None, [], then=(7, ["orders"]))
     assert ready(playing, monkeypatch, stored=None, streams=["orders"]) == ["orders"]
+
+
+class OneRun:
+    """A run of chosen assets, or of chosen steps, as Dagster tells it."""
+
+    def __init__(self, *assets: str, steps: Sequence[str] = ()) -> None:
+        selected = [{"path": ["raw", name]} for name in assets]
+        tags = [{"key": "elt/sync_id", "value": SYNC_ID}]
+        self.run = {"jobName": "sync_shop", "tags": tags, "assetSelection": selected, "stepKeysToExecute": list(steps)}
+
+    def whole(self, run_ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+        return {"r1": self.run} if "r1" in run_ids else {}
+
+
+def loads(playing: Playing, run: OneRun, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which streams the run loads, asked when another state of the job was seen a moment ago."""
+    monkeypatch.setattr(launching, "time", playing)
+    launcher = Launcher(playing)  # type: ignore[arg-type]  # as much of a transport as is asked
+    details = RunDetails(playing, launcher)  # type: ignore[arg-type]
+    details.reader = run  # type: ignore[assignment]  # as much of a reader as is asked
+    launcher.job("sync_shop", "shop", sync_id=SYNC_ID)
+    playing._load()
+    assert not details.loads("gone", "orders")
+    return [name for name in ("orders", "customers") if details.loads("r1", name)]
+
+
+def test_a_run_of_a_stream_that_was_added_since_we_looked_is_seen_to_load_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    grown = Playing(6, ["orders"], then=(7, NOW.streams))
+    assert loads(grown, OneRun("customers"), monkeypatch) == ["customers"]
+
+
+def test_a_run_of_nothing_chosen_loads_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loads(Playing(7, NOW.streams), OneRun(), monkeypatch) == ["orders", "customers"]
+
+
+def test_an_attempt_at_what_failed_loads_only_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loads(Playing(7, NOW.streams), OneRun(steps=["raw__orders"]), monkeypatch) == ["orders"]
 
 
 def test_a_job_tells_its_syncs_revision_and_how_it_is_carried_out(tmp_path: Path) -> None:
