@@ -28,11 +28,10 @@ class FilesConfig(FileConfig):
     @classmethod
     def local_settings(cls, settings: Mapping[str, Any]) -> Iterator[str]:
         """See `Config.local_settings`: all but the stores of vendors, opened with credentials of their own."""
-        url, options = str(settings.get("url", "")), settings.get("storage_options")
-        if not is_vendor_storage(url):
-            yield "url"
-        elif isinstance(options or {}, Mapping) and not brings_credentials(url, options or {}):
-            yield "storage_options"
+        url, options = str(settings.get("url", "")), settings.get("storage_options") or {}
+        # options that are kept as they are come as a mask
+        if not is_vendor_storage(url) or (isinstance(options, Mapping) and not brings_credentials(url, options)):
+            yield from ("url", "storage_options")
 
 
 class Files(FileConnector[FilesConfig]):

@@ -17,5 +17,8 @@ def chosen_places(
     made the connection, has named it."""
     if environ.get(VARIABLE) == "1":
         return []
-    text = f"This is, or may be, something on the server itself, which cannot be chosen here. Whoever runs it may allow that by {VARIABLE}=1."
+    text = (
+        "This is, or may be, the server's own: its files, or what its credentials open. It cannot be chosen here. "
+        f"Bring credentials with it, or ask whoever runs the server to allow it by {VARIABLE}=1."
+    )
     return [Problem((n,), text) for n in kind.local_settings(settings) if settings.get(n) != known.get(n)]

@@ -33,8 +33,8 @@ class Config(BaseModel):
 
     @classmethod
     def local_settings(cls, settings: Mapping[str, Any]) -> Iterable[str]:
-        """The names of those plain ``settings`` that lead to something on the machine that runs us, such as a file; who crosses a connection
-        bridge may not choose them. Secrets among them may be masks."""
+        """The names of those plain ``settings`` that lead to something on the machine that runs us, such as a file, or are opened as whoever
+        that machine is; who crosses a connection bridge may not choose them. Secrets among them may be masks."""
         return local_names(cls.model_fields, settings)
 
 

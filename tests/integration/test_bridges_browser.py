@@ -1,6 +1,7 @@
 """A person crosses connection bridges in a real browser: consent at a real OpenID provider, a form filled in by keyboard; then a sync runs.
 
-``ELT_DAGSTER_SCREENSHOTS`` names a folder for pictures of the pages.
+``ELT_DAGSTER_SCREENSHOTS`` names a folder for pictures of the pages; those of the documentation (``docs/images``) are made so. A Dagster UI is started
+for them alone, and ends with the test.
 """
 
 import os
@@ -9,7 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,8 @@ from tests.oidc_server import CLIENT_ID, CLIENT_SECRET, free_port, oidc_server
 
 PICTURES = os.environ.get("ELT_DAGSTER_SCREENSHOTS")
 CANARY = "canary-typed-2b7e"
+SMALL = (760, 460)
+WIDE = (1280, 720)
 
 
 class _Application(BaseHTTPRequestHandler):
@@ -37,7 +42,10 @@ class _Application(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/html")
         self.end_headers()
-        self.wfile.write(b"<title>app</title>Welcome back.")
+        told = parse_qs(urlsplit(self.path).query)
+        lines = "".join(f"<p><code>{escape(name)}={escape(values[0])}</code></p>" for name, values in told.items())
+        page = f"<title>app</title><body style='font: 1rem system-ui; margin: 3rem'><h1>Your application</h1><p>Welcome back.</p>{lines}"
+        self.wfile.write(page.encode())
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -88,6 +96,27 @@ class Site:
         if PICTURES:
             self.tab.screenshot(Path(PICTURES) / f"{name}.png")
 
+    def story(self, run: str, asset: str) -> None:
+        """Pictures of what Dagster's own pages show of a run and an asset, if anybody wants them."""
+        if not PICTURES:
+            return
+        self.tab.resize(WIDE)
+        with webserver(self.project) as address:
+            self.tab.open(address)
+            skip = "[...document.querySelectorAll('button')].find((b) => b.innerText === 'Skip')"
+            self.tab.wait(f"!!{skip}")
+            self.tab.evaluate(f"{skip}.click()")
+            for name, path, text in (
+                ("flow-assets", "asset-groups", asset),
+                ("flow-asset", f"assets/raw_consented/{asset}?view=overview", "Latest materialization"),
+                ("flow-run", f"runs/{run}", "RUN_SUCCESS"),
+            ):
+                self.tab.open(f"{address}/{path}")
+                self.tab.wait_for_text(text)
+                time.sleep(2)  # for what is drawn after it is read
+                self.picture(name)
+        self.tab.resize(DESKTOP)
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
@@ -123,16 +152,11 @@ class serving:  # noqa: N801 - reads as the statement it is
         folder = self.project.folder
         (folder / "definitions.py").write_text("import elt_dagster\ndefs = elt_dagster.build_definitions()\n")
         (folder / "workspace.yaml").write_text("load_from: [{python_file: definitions.py}]\n")
-        environ = {
-            **{k: v for k, v in os.environ.items() if k != "ELT_DAGSTER_WEBSERVER_URL"},
-            "ELT_DAGSTER_STORE": self.project.url, "ELT_DAGSTER_CONNECTORS": str(CONNECTORS),
-            "DAGSTER_HOME": str(folder / "home"), "DAGSTER_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(REPOSITORY),
-        }  # fmt: skip
         port = str(urlsplit(self.base_url).port)
         command = [sys.executable, "-m", "elt_dagster.cli", "serve", "--port", port, "-w", "workspace.yaml"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, cwd=folder, env=environ, stdout=log, stderr=log, start_new_session=True
+                command, cwd=folder, env=environ_of(self.project), stdout=log, stderr=log, start_new_session=True
             )
         end = time.monotonic() + 90
         while not _answers(f"{self.base_url}/healthz"):
@@ -150,6 +174,35 @@ class serving:  # noqa: N801 - reads as the statement it is
             self.process.wait()
 
 
+def environ_of(project: ShopProject) -> dict[str, str]:
+    """Of a process that works on the project."""
+    return {
+        **{k: v for k, v in os.environ.items() if k != "ELT_DAGSTER_WEBSERVER_URL"},
+        "ELT_DAGSTER_STORE": project.url, "ELT_DAGSTER_CONNECTORS": str(CONNECTORS),
+        "DAGSTER_HOME": str(project.folder / "home"), "DAGSTER_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(REPOSITORY),
+    }  # fmt: skip
+
+
+@contextmanager
+def webserver(project: ShopProject) -> Iterator[str]:
+    """The address of a Dagster UI over the project."""
+    port = free_port()
+    with (project.folder / "webserver.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dagster_webserver", "-w", "workspace.yaml", "-p", str(port)],
+            cwd=project.folder, env=environ_of(project), stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        end = time.monotonic() + 90
+        while not _answers(f"http://127.0.0.1:{port}/server_info"):
+            assert time.monotonic() < end, (project.folder / "webserver.log").read_text()[-3000:]
+            time.sleep(0.3)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(30)
+
+
 def _answers(address: str) -> bool:
     try:
         return httpx.get(address, trust_env=False).is_success
@@ -160,23 +213,32 @@ def _answers(address: str) -> bool:
 # --- consent -----------------------------------------------------------------------------------------------------------------
 
 
-def log_in_and_consent(tab: Tab) -> None:
-    """At the provider's own pages; who is logged in already only consents."""
+def log_in_and_consent(site: Site, story: str = "") -> None:
+    """At the provider's own pages; who is logged in already only consents. ``story`` begins the names of pictures."""
+    tab = site.tab
     if tab.wait("/Sign-in|Authorize/.exec(document.body.innerText)?.[0]") == "Sign-in":
         tab.tab_to("login")
         tab.write("somebody")
         tab.press("Tab")
         tab.write("any password")
+        if story:
+            site.picture(f"{story}-login")
         tab.press("Enter")
     tab.wait_for_text("Authorize")
+    if story:
+        site.picture(f"{story}-consent")
     tab.evaluate("document.querySelector('button[type=submit]').focus()")
     tab.press("Enter")
 
 
 def test_from_a_bridge_by_consent_to_a_run_that_dagster_shows(site: Site) -> None:
+    site.tab.resize(SMALL)
     site.tab.open(site.bridge("consented", settings={"region": "eu"}))
-    log_in_and_consent(site.tab)
+    log_in_and_consent(site, "flow")
     told = site.returned()
+    site.tab.wait_for_text("Welcome back")
+    site.picture("flow-return")
+    site.tab.resize(DESKTOP)
     assert set(told) == {"connection_id", "state"}, told
     connection = told["connection_id"]
     schema = site.ask("GET", f"/connections/{connection}/settings")
@@ -196,6 +258,7 @@ def test_from_a_bridge_by_consent_to_a_run_that_dagster_shows(site: Site) -> Non
     with dg.DagsterInstance.from_config(str(site.project.folder / "home")) as instance:
         (shown,) = instance.get_runs(filters=dg.RunsFilter(tags={"elt/sync_id": sync}))
         assert shown.is_success
+    site.story(shown.run_id, "orders")
     # the run has used the refresh token up, and kept the next one
     assert token_of(site, connection) != before
 
@@ -219,7 +282,7 @@ def finished_run(site: Site, stream: str) -> Any:
 def test_a_callback_that_is_opened_again_shows_a_page_and_nothing_else(site: Site) -> None:
     tab = site.tab
     tab.open(site.bridge("consented", settings={"region": "eu"}))
-    log_in_and_consent(tab)
+    log_in_and_consent(site)
     site.returned()
     history = tab.call("Page.getNavigationHistory")["entries"]
     assert not any("/connection_bridges/callback" in entry["url"] for entry in history)

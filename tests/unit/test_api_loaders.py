@@ -324,6 +324,39 @@ def test_references_are_for_servers_that_allow_them(place: Place, monkeypatch: p
     assert "may not be sent" in found["body", "config", "token"]
 
 
+@pytest.mark.parametrize("change", [{"host": "evil.example"}, {"port": 9}], ids=["host", "port"])
+def test_a_stored_secret_is_not_sent_to_a_host_that_the_put_chooses(place: Place, change: dict[str, Any]) -> None:
+    made = make(place)
+    path = f"{base(place)}/{made['id']}"
+    Shelf.asked.clear()
+    moved = {**made, "config": {**made["config"], **change}}
+    found = place.invalid("PUT", path, json=moved)
+    assert found["body", "config", "token"].startswith(f"/token is kept as it is, and {next(iter(change))} changed.")
+    assert Shelf.asked == []
+    connection = place.store.connection("crm-loader", workspace=place.name)
+    assert place.store.open_config(connection) == {"token": TOKEN}
+    assert (
+        place.ask("PUT", path, json={**moved, "config": {**moved["config"], "token": TOKEN}})["config"]["token"] == MASK
+    )
+
+
+def test_a_stored_reference_is_not_opened_for_a_host_that_the_put_chooses(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHELF_TOKEN", TOKEN)
+    monkeypatch.setenv("ELT_DAGSTER_API_REFERENCES", "1")
+    made = make(place, config={"token": {"env": "SHELF_TOKEN"}})
+    path = f"{base(place)}/{made['id']}"
+    moved = {**made, "config": {**made["config"], "host": "evil.example"}}
+    monkeypatch.delenv("ELT_DAGSTER_API_REFERENCES")
+    Shelf.asked.clear()
+    assert "again" in place.invalid("PUT", path, json=moved)["body", "config", "token"]
+    assert Shelf.asked == []
+    # who may write any reference may as well keep this one
+    monkeypatch.setenv("ELT_DAGSTER_API_REFERENCES", "1")
+    assert place.ask("PUT", path, json=moved)["config"]["host"] == "evil.example"
+
+
 def test_what_another_dialect_said_of_a_stream_stays(place: Place) -> None:
     made = make(place)
     stream = {"name": "orders", "hashed_columns": ["total"]}

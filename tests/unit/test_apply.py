@@ -203,6 +203,27 @@ def test_a_broken_row_is_written_anew(workspace: Workspace) -> None:
     assert workspace.configured("shop").spec.slug == "shop"
 
 
+def test_a_mask_does_not_take_a_secret_to_another_host_but_a_reference_may(
+    workspace: Workspace, shelf: type[Shelf]
+) -> None:
+    workspace.apply(connection_with({"token": TOKEN, "auth": {"kind": "bearer", "token": TOKEN}}))
+    shelf.asked.clear()
+    masked = {"token": MASK, "auth": {"kind": "bearer", "token": MASK}}
+    with pytest.raises(ConfigError) as caught:
+        workspace.apply(connection_with({**masked, "host": "evil.example"}))
+    assert [path for path, _ in caught.value.details] == [
+        ("connections", 0, "config", "token"),
+        ("connections", 0, "config", "auth", "token"),
+    ]
+    assert "/auth/token is kept as it is, and host changed." in str(caught.value)
+    assert TOKEN not in str(caught.value)
+    assert shelf.asked == []
+    workspace.apply(connection_with({**masked, "token": {"env": "SHELF_TOKEN"}, "auth": None, "host": "there"}))
+    # the file is the operator's, and so are the references in it
+    workspace.apply(connection_with({"token": {"env": "SHELF_TOKEN"}, "host": "elsewhere", "port": 2}))
+    assert workspace.store.connection("shelf").spec.config["host"] == "elsewhere"
+
+
 @pytest.mark.parametrize(
     ("wrong", "error", "expected"),
     [

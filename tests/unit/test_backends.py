@@ -424,6 +424,51 @@ def test_prefects_keys_are_sent_as_its_kind_of_server_wants_them() -> None:
     assert sent == ["Bearer pnu_abc", "Basic YWRtaW46cGFzcw=="]
 
 
+@pytest.mark.parametrize(
+    ("address", "environment", "sent"),
+    [
+        (None, "https://ours.example/api", "Bearer k"),
+        ("https://ours.example/api", "https://ours.example/api/", "Bearer k"),
+        ("https://evil.example/api", "https://ours.example/api", None),
+        ("http://ours.example/api", "https://ours.example/api", None),
+        ("https://ours.example/api/other", "https://ours.example/api", None),
+        ("https://evil.example/api", "", None),
+    ],
+    ids=["environment", "same", "other", "unprotected", "path", "nowhere"],
+)
+def test_the_environments_key_to_prefect_goes_to_the_environments_address(
+    address: str | None, environment: str, sent: str | None
+) -> None:
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(404, json={})
+
+    environ = {"PREFECT_API_URL": environment, "PREFECT_API_KEY": "k"}
+    runtime = Runtime(transport=httpx.MockTransport(answer), environ=environ, sleep=lambda seconds: None)
+    sync = spec("prefect", deployment="a/b", **({"api_url": address} if address else {}))
+    PrefectBackend(sync, runtime, lambda seconds: None).look("r")
+    assert [r.headers.get("authorization") for r in asked] == [sent]
+
+
+@pytest.mark.parametrize(
+    ("address", "key"), [("ours:7233", "k"), ("evil:7233", None), (None, "k")], ids=["same", "other", "environment"]
+)
+def test_the_environments_key_to_temporal_goes_to_the_environments_address(
+    address: str | None, key: str | None
+) -> None:
+    environ = {"TEMPORAL_ADDRESS": "ours:7233", "TEMPORAL_API_KEY": "k"}
+    found: list[str | None] = []
+
+    async def connect(address: str, namespace: str, key: str | None, tls: bool) -> Any:
+        found.append(key)
+
+    sync = spec("temporal", workflow="W", task_queue="q", **({"address": address} if address else {}))
+    TemporalBackend(sync, Runtime(environ=environ), connect).close()
+    assert found == [key]
+
+
 def prefect(answer: Any, *, api_url: str = "http://prefect/api", key: str = "k") -> PrefectBackend:
     runtime = Runtime(transport=httpx.MockTransport(answer), environ={"KEY": key}, sleep=lambda seconds: None)
     sync = spec("prefect", api_url=api_url, deployment="a/b", api_key={"env": "KEY"})
