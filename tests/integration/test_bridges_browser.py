@@ -32,7 +32,8 @@ from tests.oidc_server import CLIENT_ID, CLIENT_SECRET, free_port, oidc_server
 PICTURES = os.environ.get("ELT_DAGSTER_SCREENSHOTS")
 CANARY = "canary-typed-2b7e"
 SMALL = (760, 460)
-WIDE = (1280, 720)
+WIDE = (1120, 640)
+TALL = (1280, 1000)
 
 
 class _Application(BaseHTTPRequestHandler):
@@ -100,17 +101,17 @@ class Site:
         """Pictures of what Dagster's own pages show of a run and an asset, if anybody wants them."""
         if not PICTURES:
             return
-        self.tab.resize(WIDE)
         with webserver(self.project) as address:
             self.tab.open(address)
             skip = "[...document.querySelectorAll('button')].find((b) => b.innerText === 'Skip')"
             self.tab.wait(f"!!{skip}")
             self.tab.evaluate(f"{skip}.click()")
-            for name, path, text in (
-                ("flow-assets", "asset-groups", asset),
-                ("flow-asset", f"assets/raw_consented/{asset}?view=overview", "Latest materialization"),
-                ("flow-run", f"runs/{run}", "RUN_SUCCESS"),
+            for name, size, path, text in (
+                ("flow-assets", WIDE, "asset-groups", asset),
+                ("flow-asset", WIDE, f"assets/raw_consented/{asset}?view=overview", "Latest materialization"),
+                ("flow-run", TALL, f"runs/{run}", "RUN_SUCCESS"),
             ):
+                self.tab.resize(size)
                 self.tab.open(f"{address}/{path}")
                 self.tab.wait_for_text(text)
                 time.sleep(2)  # for what is drawn after it is read
@@ -247,14 +248,15 @@ def test_from_a_bridge_by_consent_to_a_run_that_dagster_shows(site: Site) -> Non
     sync = site.ask("POST", "/elt_syncs", body)["id"]
     offered = site.ask("GET", f"/elt_syncs/{sync}/available_source_streams")["data"]
     assert {"public.orders", "public.customers"} <= {s["name"] for s in offered}
-    chosen = {"source_streams": [{"name": "public.orders"}]}
-    stream = site.ask("POST", f"/elt_syncs/{sync}/source_streams", chosen)["source_streams"][0]["id"]
+    chosen = {"source_streams": [{"name": "public.orders"}, {"name": "public.customers"}]}
+    streams = site.ask("POST", f"/elt_syncs/{sync}/source_streams", chosen)["source_streams"]
     before = token_of(site, connection)
     site.ask("POST", f"/elt_syncs/{sync}/start")
-    run = finished_run(site, stream)
-    assert (run["status"], run["rows_synced"]) == ("COMPLETED", 3), run
+    runs = [finished_run(site, stream["id"]) for stream in streams]
+    assert [(run["status"], run["rows_synced"]) for run in runs] == [("COMPLETED", 3)] * 2, runs
     with duckdb.connect(str(site.project.file), read_only=True) as warehouse:
-        assert warehouse.sql("SELECT count(*) FROM raw_consented.orders").fetchall() == [(3,)]
+        counts = "SELECT count(*) FROM raw_consented.orders UNION ALL SELECT count(*) FROM raw_consented.customers"
+        assert warehouse.sql(counts).fetchall() == [(3,), (3,)]
     with dg.DagsterInstance.from_config(str(site.project.folder / "home")) as instance:
         (shown,) = instance.get_runs(filters=dg.RunsFilter(tags={"elt/sync_id": sync}))
         assert shown.is_success
