@@ -177,7 +177,8 @@ async def connect(config: ServerConfig, application_name: str) -> Any:
         port=config.port,
         user=config.user,
         database=config.database,
-        password=config.password.get_secret_value() if config.password else None,
+        # empty and not None, for which the driver takes PGPASSWORD or a file of passwords: they may be of the store, and the host is anybody's
+        password=config.password.get_secret_value() if config.password else "",
         timeout=config.connect_timeout_seconds,
         statement_cache_size=0,  # poolers in transaction mode know no prepared statements
         server_settings={"application_name": application_name},

@@ -20,8 +20,8 @@ NOT_LOCAL: JsonDict = {"x-local": False}
 _ADDRESS_WORDS = frozenset({
     "account", "address", "addresses", "args", "authority", "bastion", "bootstrap", "broker", "brokers",
     "certificate", "cluster", "dc", "domain", "dsn", "endpoint", "endpoints", "extra", "gateway", "headers", "host",
-    "hostname", "hosts", "instance", "kwargs", "options", "port", "protocol", "proxy", "region", "scheme", "server",
-    "servers", "shop", "site", "socket", "ssl", "sslmode", "sslrootcert", "subdomain", "tenant", "tls", "tunnel",
+    "hostname", "hosts", "instance", "issuer", "kwargs", "options", "port", "protocol", "proxy", "region", "scheme",
+    "server", "servers", "shop", "site", "socket", "ssl", "sslmode", "sslrootcert", "subdomain", "tenant", "tls", "tunnel",
     "uri", "url", "urls", "verify", "workspace",
 })  # fmt: skip
 """``headers``: Host chooses among those who share one address. ``options``, ``args``, ``extra``: nobody knows what is in them."""
