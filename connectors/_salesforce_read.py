@@ -1,6 +1,6 @@
 """Reading one object: by REST or by a bulk job, whichever suits what is asked and how much there is of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from elt_dagster.sdk import (
+    ESTIMATED_ROWS,
     Batch,
     Call,
     ConfigError,
@@ -45,9 +46,18 @@ class ObjectReader:
     connector: "Salesforce"
     http: Http
     found: Described
+    expected: int = 0
+    """How many rows there are, as far as an answer has told and nobody was told yet."""
 
     def read(self, request: ReadRequest) -> Iterator[Batch]:
         """Batches as `Connector.read` promises them."""
+        with closing(self._batches(request)) as batches:
+            for batch in batches:
+                told = {ESTIMATED_ROWS: self.expected} if self.expected else {}
+                self.expected = 0
+                yield replace(batch, counts={**batch.counts, **told}) if told else batch
+
+    def _batches(self, request: ReadRequest) -> Generator[Batch]:
         settled = self._settled(request)
         wanted = [c for c in settled.columns or () if c in self.found.fields]
         rest = self._by_rest(settled, wanted)
@@ -151,6 +161,8 @@ class ObjectReader:
         page = rest.peek(self._keyed(request))
         rows = page.at("totalSize") if page is not None else 0
         most = self.connector.config.bulk_from_rows
+        if isinstance(rows, int) and request.since is None and rest.endpoint.parent is None:
+            self.expected = rows
         return isinstance(rows, int) and rows >= (min(most, WIDE_BULK_FROM_ROWS) if rest.endpoint.complete else most)
 
     def _by_bulk(self, request: ReadRequest, wanted: Sequence[str], limits: Limits) -> BulkReader:

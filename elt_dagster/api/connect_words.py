@@ -283,7 +283,7 @@ def _snapshot(found: Snapshot | None) -> shown.StreamSnapshot | None:
         full_sync_trigger=_TRIGGER[found.trigger],
         records_synced=found.rows,
         bytes_synced=found.bytes,
-        estimated_total_count=None,
+        estimated_total_count=found.expected_rows,
         retry_attempt=found.attempt,
         started_at=found.started_at,
         finished_at=found.ended_at,

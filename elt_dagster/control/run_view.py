@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from elt_dagster.model import RunMode
+from elt_dagster.model import ESTIMATED_ROWS, RunMode
 
 
 class RunStatus(StrEnum):
@@ -104,6 +104,11 @@ class StreamRun:
     def cursor_after(self) -> str | None:
         """Where the next one will."""
         return self.metrics.get("cursor_after")
+
+    @property
+    def expected_rows(self) -> int | None:
+        """About how many rows there were to read, when everything was and the source told."""
+        return self.metrics.get(f"counts/{ESTIMATED_ROWS}")
 
     @property
     def summary(self) -> dict[str, Any]:

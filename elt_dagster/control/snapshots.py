@@ -50,6 +50,8 @@ class Snapshot:
     trigger: Trigger = Trigger.NONE
     rows: int = 0
     bytes: int = 0
+    expected_rows: int | None = None
+    """About how many there are, when everything is read and the source tells."""
     attempt: int = 0
     """How many attempts came before this one."""
     started_at: datetime | None = None
@@ -147,6 +149,7 @@ def snapshot(sync: StoredSync, view: RunView, part: StreamRun, attempt: int = 0,
         trigger=_trigger(sync, view, part),
         rows=part.rows or 0,
         bytes=part.bytes or 0,
+        expected_rows=part.expected_rows,
         attempt=attempt,
         started_at=view.started_at,
         ended_at=view.ended_at if view.status.is_final else None,

@@ -29,7 +29,18 @@ from elt_dagster.errors import (
     TransientError,
     WarehouseBusyError,
 )
-from elt_dagster.model import Batch, Checkpoint, LoadMode, RunMode, Stream, StreamResult, SyncSpec, TableBinding, Window
+from elt_dagster.model import (
+    ESTIMATED_ROWS,
+    Batch,
+    Checkpoint,
+    LoadMode,
+    RunMode,
+    Stream,
+    StreamResult,
+    SyncSpec,
+    TableBinding,
+    Window,
+)
 from elt_dagster.model.run import SchemaChange
 from elt_dagster.sdk.arrow import split
 from elt_dagster.sdk.connector import Connector
@@ -47,6 +58,8 @@ class Progress:
     rows: int
     bytes: int
     seconds: float
+    expected: int | None = None
+    """About how many rows there will be, when everything is read and the source tells."""
 
 
 class Observer(Protocol):
@@ -274,7 +287,8 @@ class _Pipeline:
                 self._commit(load)
         if self.observe is not None:
             stream = self.plan.request.stream.name
-            self.observe(Progress(stream, self.rows, self.bytes, time.perf_counter() - self.started))
+            seconds, expected = time.perf_counter() - self.started, self.counts.get(ESTIMATED_ROWS)
+            self.observe(Progress(stream, self.rows, self.bytes, seconds, expected))
 
     def _is_commit_due(self) -> bool:
         if self.plan.load.mode is LoadMode.REPLACE or self.plan.request.window is not None or not self.staged_bytes:

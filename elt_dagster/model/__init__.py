@@ -1,7 +1,16 @@
 """The nouns of a sync: what a source offers, what was configured, what travels, what came of it."""
 
 from elt_dagster.model.backend import BackendSettings
-from elt_dagster.model.batch import Batch, Checkpoint, CheckResult, CursorValue, ReadRequest, Window, cursor_text
+from elt_dagster.model.batch import (
+    ESTIMATED_ROWS,
+    Batch,
+    Checkpoint,
+    CheckResult,
+    CursorValue,
+    ReadRequest,
+    Window,
+    cursor_text,
+)
 from elt_dagster.model.checks import Checks
 from elt_dagster.model.run import StreamResult
 from elt_dagster.model.slicing import Slicing
@@ -24,6 +33,7 @@ from elt_dagster.model.words import (
 )
 
 __all__ = [
+    "ESTIMATED_ROWS",
     "Automation",
     "BackendSettings",
     "Batch",

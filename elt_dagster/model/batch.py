@@ -14,6 +14,8 @@ from elt_dagster.model.words import SyncMode
 
 CursorValue = int | float | str | Decimal | date | datetime
 MAX_EXTRA_BYTES = 256 * 1024
+ESTIMATED_ROWS = "estimated_rows"
+"""Among the counts of the first batch of a read of everything: about how many rows there are, where the source tells without counting them."""
 
 _TO_TEXT = {int: "int", float: "float", str: "str", Decimal: "decimal", datetime: "datetime", date: "date"}
 _FROM_TEXT: dict[str, Any] = {

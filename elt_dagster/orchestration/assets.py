@@ -23,6 +23,7 @@ from elt_dagster.orchestration.overlap import run_ahead
 from elt_dagster.orchestration.resources import SyncRun
 from elt_dagster.orchestration.sizes import step_tags
 from elt_dagster.orchestration.tags import (
+    EXECUTION_BACKEND_TAG,
     RUN_MODE_TAG,
     SKIPPED_FOR_TAG,
     SYNC_TAG,
@@ -139,7 +140,10 @@ def _keep_tags(
     run, wanted = context.run, {RUN_MODE_TAG: mode.value}
     if SYNC_TAG not in run.tags and run.asset_selection and run.asset_selection <= sync_keys:
         manual = trigger_tags(TriggeredBy.MANUAL, "", mode)
-        wanted = {**sync_tags(sync.id, sync.spec.slug), **recovery_tags(sync.spec.execution), **manual, **wanted}
+        # its executor is the code location's, so that only who loads the streams is as the sync says
+        loaded_by = {EXECUTION_BACKEND_TAG: sync.spec.execution_backend.value}
+        lasting = {**sync_tags(sync.id, sync.spec.slug), **recovery_tags(sync.spec.execution), **loaded_by}
+        wanted = {**lasting, **manual, **wanted}
     new = {key: value for key, value in wanted.items() if run.tags.get(key) != value}
     if new:
         context.instance.add_run_tags(run.run_id, new)

@@ -203,7 +203,9 @@ query EltEvents($id: ID!, $after: String, $limit: Int) {
         ... on ExecutionStepUpForRetryEvent { secondsToWait error { message causes { message } } }
         ... on RunFailureEvent { error { message } }
         ... on ObservationEvent {
-          metadataEntries { label ... on TextMetadataEntry { text } ... on UrlMetadataEntry { url } }
+          metadataEntries {
+            label ... on TextMetadataEntry { text } ... on UrlMetadataEntry { url } ... on IntMetadataEntry { intRepr }
+          }
         }
       }
     }

@@ -14,12 +14,13 @@ import dagster as dg
 from elt_dagster.control.configured import Connections, open_warehouse
 from elt_dagster.control.tables import read_table, write_table
 from elt_dagster.destinations.base import Destination, TableRef
-from elt_dagster.engine import Progress, StreamRead, resolve_binding
+from elt_dagster.engine import Observer, Progress, StreamRead, resolve_binding
 from elt_dagster.orchestration.errors import dagster_errors
 from elt_dagster.orchestration.frame_plans import rows_read, table_of, table_write
 from elt_dagster.orchestration.frames import from_reader, to_reader
 from elt_dagster.orchestration.heartbeat import moving
 from elt_dagster.orchestration.metadata import (
+    EXPECTED,
     PARTITION_ROW_COUNT,
     SOURCE_TABLE,
     TABLE_NAME,
@@ -32,6 +33,8 @@ from elt_dagster.sdk.cancellation import cancelled
 
 COLUMNS = "columns"
 """Input metadata: ``AssetIn(metadata={"columns": ["id", "amount"]})`` reads only these."""
+EXPECTING_SECONDS = 1.0
+"""A load that is over sooner tells how many rows it expected only with what came of it."""
 
 
 class WarehouseIOManager(dg.IOManager):
@@ -67,7 +70,7 @@ class WarehouseIOManager(dg.IOManager):
     def _load(self, context: dg.OutputContext, read: StreamRead) -> None:
         progress = Throttled(context.log.info)
         alive = moving(context.run_id, context.step_key, cancelled)
-        result = read.load(progress, alive, context.log.warning)
+        result = read.load(_Expecting(context, progress), alive, context.log.warning)
         progress.finish()
         resolved = resolve_binding(read.binding, read.stream)
         table = TableRef(read.sync.dataset, read.binding.table_name)
@@ -105,6 +108,20 @@ class WarehouseIOManager(dg.IOManager):
                 URI: destination.uri(write.table),
             }
         )
+
+
+class _Expecting:
+    """An engine observer that notes once how many rows a load expects, for those who look at it while it runs; and passes all on to ``then``."""
+
+    def __init__(self, context: dg.OutputContext, then: Observer) -> None:
+        self._context, self._then, self._told = context, then, False
+
+    def __call__(self, progress: Progress) -> None:
+        if not self._told and progress.expected is not None and progress.seconds >= EXPECTING_SECONDS:
+            self._told = True
+            seen = dg.AssetObservation(self._context.asset_key, metadata={EXPECTED: progress.expected})
+            self._context.log_event(seen)
+        self._then(progress)
 
 
 _managers: dict[tuple[str, str], WarehouseIOManager] = {}

@@ -13,7 +13,7 @@ import pyarrow as pa
 from elt_dagster.control.tables import Written
 from elt_dagster.engine import ResolvedBinding
 from elt_dagster.engine.plan import target_schema, warehouse_name
-from elt_dagster.model import Checkpoint, StreamResult, cursor_text
+from elt_dagster.model import ESTIMATED_ROWS, Checkpoint, StreamResult, cursor_text
 from elt_dagster.model.types import canonical, description_of, type_name
 from elt_dagster.orchestration.lineage import COLUMN_LINEAGE, column_lineage
 
@@ -50,6 +50,7 @@ BATCHES = "elt/batches"
 COMMITS = "elt/commits"
 COUNTS = "elt/counts/"
 """Followed by the counter's name, such as ``elt/counts/null_cursor_rows``."""
+EXPECTED = f"{COUNTS}{ESTIMATED_ROWS}"
 
 
 def definition_metadata(

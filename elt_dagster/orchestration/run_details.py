@@ -19,6 +19,7 @@ from elt_dagster.orchestration.run_views import (
     in_chain,
     is_id,
     observed_backend,
+    observed_estimate,
     run_view,
     stream_errors,
     with_streams,
@@ -33,13 +34,14 @@ _SETTLED_SECONDS = 10.0
 
 @dataclass(slots=True)
 class _Followed:
-    """How far the log of a run was read, the time of its newest event, and the newest sight of work elsewhere by step."""
+    """How far the log of a run was read, the time of its newest event, and the newest sight of work elsewhere and of sizes by step."""
 
     cursor: str | None = None
     newest: datetime | None = None
     events: Sequence[Event] = ()
     """Those of the latest look."""
     backends: dict[str, BackendRun] = field(default_factory=dict[str, BackendRun])
+    estimates: dict[str, int] = field(default_factory=dict[str, int])
 
 
 class RunDetails:
@@ -121,7 +123,7 @@ class RunDetails:
             followed = self._told(view.id, self._followed.setdefault(view.id, followed))
         errors = stream_errors(followed.events) if failed else {}
         view = replace(view, heartbeat_at=followed.newest)
-        view = with_streams(view, run, self._streams_of(run), errors, followed.backends)
+        view = with_streams(view, run, self._streams_of(run), errors, followed.backends, estimates=followed.estimates)
         self._remember(bare, view)
         return view
 
@@ -144,6 +146,8 @@ class RunDetails:
         for event in known.events:
             if (backend := observed_backend(event)) is not None:
                 known.backends[event["stepKey"]] = backend
+            if (expected := observed_estimate(event)) is not None:
+                known.estimates[event["stepKey"]] = expected
         return known
 
     def _streams_of(self, run: Mapping[str, Any], *, at_any_cost: bool = False) -> tuple[JobStream, ...]:

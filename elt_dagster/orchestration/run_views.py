@@ -13,7 +13,7 @@ from elt_dagster.model import ExecutionBackend, ExecutionMode, RunMode
 from elt_dagster.orchestration._backend_follow import moment
 from elt_dagster.orchestration.backends import BACKEND, BACKEND_HEARTBEAT, BACKEND_RUN, BACKEND_STATUS, BACKEND_URL
 from elt_dagster.orchestration.errors import ERROR_CLASS, REASON
-from elt_dagster.orchestration.metadata import BYTES_READ, ROWS_READ, STREAM, plain_metrics
+from elt_dagster.orchestration.metadata import BYTES_READ, EXPECTED, ROWS_READ, STREAM, plain_metrics
 from elt_dagster.orchestration.tags import (
     CANCEL_REASON_TAG,
     CANCEL_REQUESTED_AT_TAG,
@@ -148,10 +148,12 @@ def with_streams(
     streams: Iterable[JobStream],
     errors: Mapping[str, StepError],
     backends: Mapping[str, BackendRun] | None = None,
+    *,
+    estimates: Mapping[str, int] | None = None,
 ) -> RunView:
     """``view`` with one `StreamRun` per stream, in the job's order; steps the job no longer knows come last.
 
-    ``backends`` are the newest observations of work elsewhere, by step key.
+    ``backends`` are the newest observations of work elsewhere, ``estimates`` how many rows are expected, both by step key.
     """
     stats = {step["stepKey"]: step for step in run["stepStats"]}
     known = list(streams)
@@ -163,7 +165,15 @@ def with_streams(
     if whole is not None and whole.message.startswith(_TOO_LONG):
         view = replace(view, end_reason=TIMED_OUT)
     found = tuple(
-        _stream_run(s, stats.get(s.step), errors.get(s.step), view, (backends or {}).get(s.step)) for s in known
+        _stream_run(
+            s,
+            stats.get(s.step),
+            errors.get(s.step),
+            view,
+            (backends or {}).get(s.step),
+            expected=(estimates or {}).get(s.step),
+        )
+        for s in known
     )
     said = any(s.error for s in found) and not view.end_reason
     return replace(view, streams=found, error=whole.message if whole is not None and not said else None)
@@ -179,6 +189,12 @@ def in_chain(view: RunView, attempts: Sequence[RunView]) -> RunView:
 def observed_backend(event: Mapping[str, Any]) -> BackendRun | None:
     """What an observation says about work elsewhere; None for any other event."""
     return _backend(_values(event["metadataEntries"])) if event["__typename"] == "ObservationEvent" else None
+
+
+def observed_estimate(event: Mapping[str, Any]) -> int | None:
+    """How many rows an observation expects; None for any other event."""
+    found = _values(event["metadataEntries"]).get(EXPECTED) if event["__typename"] == "ObservationEvent" else None
+    return found if isinstance(found, int) else None
 
 
 def _backend(entries: Mapping[str, Any]) -> BackendRun | None:
@@ -245,6 +261,8 @@ def _stream_run(
     error: StepError | None,
     view: RunView,
     observed: BackendRun | None,
+    *,
+    expected: int | None,
 ) -> StreamRun:
     if step is None:
         left = RunStatus.PENDING if not view.status.is_final else RunStatus.SKIPPED
@@ -253,7 +271,7 @@ def _stream_run(
     if status is RunStatus.FAILED and error is None:
         error = StepError("Its process was lost while it worked; what it had committed stays.", view.end_reason or LOST)
     failed = error if status is RunStatus.FAILED else None
-    entries = _entries(step)
+    entries = {**({EXPECTED: expected} if expected is not None else {}), **_entries(step)}
     start, end = step["startTime"], step["endTime"]
     return StreamRun(
         stream=stream.stream,

@@ -12,6 +12,7 @@ from elt_dagster.errors import (
     nearest,
 )
 from elt_dagster.model import (
+    ESTIMATED_ROWS,
     Batch,
     Catalog,
     Checkpoint,
@@ -72,6 +73,7 @@ from elt_dagster.sdk.sql import Column, Query, SqlConnector, SqlSession, SqlSett
 from elt_dagster.sdk.vault import Drawer, Vault
 
 __all__ = [
+    "ESTIMATED_ROWS",
     "JSON",
     "SLOW_FROM",
     "TIMESTAMP",

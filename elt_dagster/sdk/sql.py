@@ -18,7 +18,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from elt_dagster.errors import ConfigError, NotFoundError, nearest
-from elt_dagster.model import Batch, Catalog, Checkpoint, CursorValue, ReadRequest, Stream, SyncMode
+from elt_dagster.model import ESTIMATED_ROWS, Batch, Catalog, Checkpoint, CursorValue, ReadRequest, Stream, SyncMode
 from elt_dagster.model.types import column as arrow_field
 from elt_dagster.model.types import is_orderable, type_name
 from elt_dagster.sdk.arrow import highest, null_rows
@@ -213,7 +213,8 @@ class SqlConnector(Connector[C]):
             follow = query.cursor is not None and request.window is None
             bound = session.safe_bound(query.cursor) if follow and query.cursor else None
             with closing(session.batches(query, request.batch_bytes)) as rows:
-                yield from with_checkpoints(rows, query, request.since if follow else None, bound, follow=follow)
+                since = request.since if follow else None
+                yield from with_checkpoints(_with_estimate(rows, query), query, since, bound, follow=follow)
 
     def select(self, query: Query, *extra: str) -> str:
         """``query`` as SQL; ``extra`` are further conditions, such as a range of row addresses."""
@@ -344,6 +345,16 @@ def _fits(value: CursorValue, kind: pa.DataType) -> bool:
     if isinstance(value, str):
         return bool(t.is_string(kind))
     return bool(t.is_floating(kind) or (not isinstance(value, float) and (t.is_integer(kind) or t.is_decimal(kind))))
+
+
+def _with_estimate(
+    rows: Iterator[tuple[pa.RecordBatch, Mapping[str, int]]], query: Query
+) -> Iterator[tuple[pa.RecordBatch, Mapping[str, int]]]:
+    """``rows``, of which the first tell how many there are about when the whole table is read."""
+    expected = {ESTIMATED_ROWS: query.table.rows} if query.table.rows and not query.conditions else {}
+    for data, counts in rows:
+        yield data, {**counts, **expected}
+        expected = {}
 
 
 def with_checkpoints(

@@ -270,6 +270,17 @@ def test_many_rows_are_read_by_a_job_that_is_taken_away_afterwards() -> None:
     assert not world.org.jobs
 
 
+@pytest.mark.parametrize("most", [20, 2_000], ids=["bulk", "rest"])
+def test_how_many_there_are_is_told_once_when_all_are_read(most: int) -> None:
+    world = World(Org(many(20)), bulk_from_rows=most)
+    whole = world.read("Account")
+    assert whole[0].counts["estimated_rows"] == 20
+    assert not any("estimated_rows" in batch.counts for batch in whole[1:])
+    rest = world.read("Account", since=Checkpoint(hours(4)))
+    assert rest
+    assert not any("estimated_rows" in batch.counts for batch in rest)
+
+
 def test_a_preview_waits_for_no_job() -> None:
     world = World(Org(many(20)), api_type="bulk")
     assert len(rows(world.read("Account", at_most=5))) == 20

@@ -4,16 +4,20 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from elt_dagster.model import RunMode
+from elt_dagster.model import Batch, ReadRequest, RunMode
+from elt_dagster.orchestration import io_manager
 from elt_dagster.orchestration import metadata as keys
 from elt_dagster.orchestration.definitions import build_definitions
 from elt_dagster.orchestration.resources import run_config
+from elt_dagster.orchestration.run_reading import InstanceReader
+from elt_dagster.orchestration.run_views import observed_estimate
 from elt_dagster.store import open_store
 from tests.dagster_connectors.scripted import Scripted
 from tests.integration.dagster_project import CANARY, CUSTOMERS, ITEMS, ORDERS, ShopProject, shop
@@ -208,6 +212,30 @@ def test_a_run_from_the_asset_graph_gets_the_tags_of_its_sync(
     stored = instance.get_run_by_id(result.run_id)
     assert stored is not None
     assert (stored.tags["elt/sync"], stored.tags["elt/triggered_by"]) == ("shop", "manual")
+    assert stored.tags["elt/execution_backend"] == "native"
+
+
+def test_how_many_rows_are_expected_is_told_while_they_are_read_and_with_what_came_of_it(
+    project: ShopProject, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Scripted.read
+
+    def told_first(self: Scripted, request: ReadRequest) -> Iterator[Batch]:
+        expected = {"estimated_rows": 4} if request.stream.name == "public.orders" else {}
+        for batch in read(self, request):
+            yield replace(batch, counts=expected)
+            expected = {}
+
+    monkeypatch.setattr(Scripted, "read", told_first)
+    monkeypatch.setattr(io_manager, "EXPECTING_SECONDS", 0.0)
+    project.put(shop())
+    result = run(project.defs(), instance)
+    assert told(result, ORDERS)[keys.EXPECTED] == 4
+    assert keys.EXPECTED not in told(result, CUSTOMERS)
+    events, _, _ = InstanceReader(instance).log(result.run_id)
+    assert [(e["stepKey"], observed_estimate(e)) for e in events] == [("raw_shop__orders", 4)]
+    monkeypatch.setattr(io_manager, "EXPECTING_SECONDS", 60.0)
+    assert InstanceReader(instance).log(run(project.defs(), instance).run_id)[0] == []
 
 
 def test_two_destinations_of_one_store_have_separate_keys_and_managers(

@@ -201,6 +201,18 @@ def test_rows_without_a_cursor_are_read_on_full_reads_and_counted(shared: Postgr
     assert len(ids(later)) == 100
 
 
+def test_a_whole_read_tells_how_many_rows_the_server_thinks_there_are(source: PostgresSource) -> None:
+    source.run("CREATE TABLE things AS SELECT n AS id FROM generate_series(1, 50) n")
+    read = {"mode": SyncMode.INCREMENTAL, "cursor_field": "id"}
+    assert counted(source.batches("public.things", **read), "estimated_rows") == 0, "it has not looked yet"
+    source.run("ANALYZE things")
+    source.run("INSERT INTO things VALUES (51)")
+    whole = source.batches("public.things", batch_bytes=100, **read)
+    assert len(whole) > 1
+    assert [batch.counts.get("estimated_rows") for batch in whole] == [50] + [None] * (len(whole) - 1)
+    assert counted(source.batches("public.things", since=Checkpoint(40), **read), "estimated_rows") == 0
+
+
 def test_lookback_reads_again(shared: PostgresSource) -> None:
     since = Checkpoint(DAY + timedelta(hours=99))
     assert len(ids(incremental(shared, "updated_at", since=since, lookback_seconds=3 * 3600))) == 4

@@ -835,7 +835,12 @@ def test_a_snapshot_follows_each_stream_through_its_run(stage: Stage) -> None:
     run = stage.runs.launch(sync["id"], sync_id=sync["id"])
     assert [s["active_sync"]["status"] for s in states(stage, sync).values()] == ["SCHEDULED"] * 2
     now = datetime.now(UTC)
-    metrics = {"load_mode": "merge", "run_mode": "incremental", "cursor_after": "2026-01-01"}
+    metrics = {
+        "load_mode": "merge",
+        "run_mode": "incremental",
+        "cursor_after": "2026-01-01",
+        "counts/estimated_rows": 9,
+    }
     landed = StreamRun(stream="adverts", status=RunStatus.COMPLETED, rows=7, bytes=70, metrics=metrics)
     stage.runs.put(run, RunStatus.RUNNING, {"adverts": landed}, started_at=now)
     found = states(stage, sync)
@@ -845,6 +850,7 @@ def test_a_snapshot_follows_each_stream_through_its_run(stage: Stage) -> None:
     latest = found["adverts"]["latest_sync"]
     assert (latest["status"], latest["operation_mode"]) == ("COMPLETED", "INCREMENTAL")
     assert (latest["full_sync_trigger"], latest["records_synced"], latest["bytes_synced"]) == ("INITIAL_SYNC", 7, 70)
+    assert (latest["estimated_total_count"], found["label"]["active_sync"]["estimated_total_count"]) == (9, None)
     broken = StreamRun(stream="label", status=RunStatus.FAILED, error="It broke. Mend it.", reason="source_error")
     stage.runs.put(run, RunStatus.FAILED, {"adverts": landed, "label": broken}, ended_at=now)
     latest = states(stage, sync)["label"]["latest_sync"]

@@ -7,6 +7,7 @@ from elt_dagster.orchestration.run_views import (
     JobStream,
     in_chain,
     observed_backend,
+    observed_estimate,
     run_view,
     stream_errors,
     with_streams,
@@ -80,6 +81,20 @@ def test_attempts_know_their_number_and_the_next() -> None:
     second = run_view({**run("SUCCESS", "SUCCESS"), "runId": "r2", "rootRunId": "r1", "parentRunId": "r1"}, None)
     chain = [in_chain(view, [first, second]) for view in (first, second)]
     assert [(v.attempt, v.next_id) for v in chain] == [(1, "r2"), (2, None)]
+
+
+def test_how_many_rows_a_stream_expects_is_known_while_it_runs_and_after() -> None:
+    entries = [{"label": "elt/counts/estimated_rows", "intRepr": "500"}]
+    told = {"__typename": "ObservationEvent", "stepKey": ORDERS.step, "metadataEntries": entries}
+    expected = observed_estimate(told)
+    assert expected == 500
+    running = run("STARTED", "IN_PROGRESS")
+    view = with_streams(run_view(running, None), running, [ORDERS], {}, estimates={ORDERS.step: expected})
+    assert [s.expected_rows for s in view.streams] == [500]
+    assert [s.expected_rows for s in shown(run("SUCCESS", "SUCCESS", *entries)).streams] == [500]
+    assert [s.expected_rows for s in shown(running).streams] == [None]
+    others = ({"__typename": "LogMessageEvent", "message": ""}, {**told, "metadataEntries": AT_PREFECT})
+    assert [observed_estimate(event) for event in others] == [None, None]
 
 
 def test_how_a_run_was_carried_out_stays_with_it() -> None:
