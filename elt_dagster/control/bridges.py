@@ -288,7 +288,7 @@ class _Crossed:
 
     def _finish(self, config: Mapping[str, Any]) -> GoTo:
         """Try the settings; then the connection and the end of the bridge are one write."""
-        raise_problems(chosen_places(_kind(self.kinds).config_type, config, self.known(), self.crossing.environ))
+        raise_problems(chosen_places(self.kinds, config, self.known(), self.crossing.environ))
         require_driver(_kind(self.kinds))
 
         def crossed(transaction: Transaction, connection: StoredConnection) -> None:

@@ -61,6 +61,11 @@ def address_fields(kinds: Kinds) -> dict[str, str]:
     return {path: usual for kind in types for path, usual in _addresses(kind, (), ())}
 
 
+def where_to(kinds: Kinds, config: Mapping[str, Any]) -> dict[Path, JsonValue]:
+    """Those parts of ``config`` that say where the connection goes; defaults are left out."""
+    return dict(_leading(config, address_fields(kinds), frozenset()))
+
+
 def _addresses(
     kind: type[BaseModel], above: tuple[str, ...], inside: tuple[type[BaseModel], ...]
 ) -> Iterator[tuple[str, str]]:

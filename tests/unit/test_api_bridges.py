@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from elt_dagster import registry
+from elt_dagster.control.local_places import chosen_places
+from elt_dagster.control.validate import find_kinds
 from elt_dagster.store import Store, open_store
 from tests.unit.bridge_stage import BACK, CANARY, BridgeStage, Formed, Page, as_json, told
 
@@ -411,6 +413,16 @@ def test_the_application_may_name_a_folder_of_the_server_and_the_person_another_
     # authorised anew, it may stay where it is
     address = stage.create("files", connection_id=made)
     assert told(browser.send(address, browser.page(address)))["connection_id"] == made
+
+
+def test_a_profile_of_the_servers_user_is_for_the_host_that_it_was_named_with() -> None:
+    kinds = find_kinds("databricks")
+    known = {"host": "https://dbc.example", "profile": "DEFAULT"}
+    assert not chosen_places(kinds, {**known, "catalog": "main"}, known, {})
+    assert [p.path for p in chosen_places(kinds, {**known, "host": "https://evil.example"}, known, {})] == [
+        ("profile",)
+    ]
+    assert [p.path for p in chosen_places(kinds, {**known, "profile": "OTHER"}, known, {})] == [("profile",)]
 
 
 # --- authorising anew --------------------------------------------------------------------------------------------------------
