@@ -96,7 +96,8 @@ def test_the_instance_and_graphql_read_the_same_of_a_run(host: Host) -> None:
 
     @dg.asset(name="bad", deps=["good"])
     def bad(context: dg.AssetExecutionContext) -> None:
-        context.log_event(dg.AssetObservation("bad", metadata={"elt/backend": "prefect"}))
+        seen: dict[str, Any] = {"elt/backend": "prefect", "elt/counts/estimated_rows": 7_000_000_000}
+        context.log_event(dg.AssetObservation("bad", metadata=seen))
         try:
             raise KeyError("row")
         except KeyError as error:
@@ -114,6 +115,7 @@ def test_the_instance_and_graphql_read_the_same_of_a_run(host: Host) -> None:
         assert {s.stream: s.status for s in view.streams} == {"good": RunStatus.COMPLETED, "bad": RunStatus.FAILED}
         (failed,) = view.failures
         assert (failed.error, failed.reason) == ("It was refused.", "auth_failed")
+        assert failed.expected_rows == 7_000_000_000
         assert view.summary["rows_loaded"] == 3_000_000_000
         assert view.heartbeat_at is not None
 
