@@ -67,14 +67,19 @@ from elt_dagster.sdk.pages import (
     Stop,
 )
 from elt_dagster.sdk.pages_settings import AutoPagination, PaginationSettings
+from elt_dagster.sdk.places import ADDRESS, LOCAL, NO_ADDRESS, NOT_LOCAL
 from elt_dagster.sdk.rest import RestConnector
 from elt_dagster.sdk.rest_read import StreamReader
 from elt_dagster.sdk.sql import Column, Query, SqlConnector, SqlSession, SqlSettings, Table
 from elt_dagster.sdk.vault import Drawer, Vault
 
 __all__ = [
+    "ADDRESS",
     "ESTIMATED_ROWS",
     "JSON",
+    "LOCAL",
+    "NOT_LOCAL",
+    "NO_ADDRESS",
     "SLOW_FROM",
     "TIMESTAMP",
     "TIMESTAMP_UTC",
