@@ -55,11 +55,21 @@ def authenticate(request: Request) -> Caller:
     return request.state.caller  # type: ignore[no-any-return]  # a state holds anything
 
 
-def _key(request: Request) -> str:
+def is_known(request: Request) -> bool:
+    """Whether `authenticate` needs no look into the store."""
+    return services_of(request).access.remembers(_given(request))
+
+
+def _given(request: Request) -> str:
     given = request.headers.get("x-api-key") or _bearer_of(request) or request.cookies.get("vai_token")
+    return given.strip() if given else ""
+
+
+def _key(request: Request) -> str:
+    given = _given(request)
     if not given:
         raise AuthError("There is no API key in the request.", fix="Send it in x-api-key, or as Authorization: Bearer.")
-    return given.strip()
+    return given
 
 
 def _bearer_of(request: Request) -> str | None:
@@ -67,13 +77,14 @@ def _bearer_of(request: Request) -> str | None:
     return key.strip() or None if scheme.casefold() == "bearer" else None
 
 
-def caller(
+async def caller(
     request: Request,
     _key: Annotated[str | None, Depends(_header)] = None,
     _token: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None,
     _biscuit: Annotated[str | None, Depends(_cookie)] = None,
 ) -> Caller:
-    """Dependency of every route that needs a key; the three forms are parameters only for the sake of the OpenAPI document."""
+    """Dependency of every route that needs a key, which `routes` has looked at; its three forms are parameters only for the sake of the OpenAPI
+    document."""
     return authenticate(request)
 
 

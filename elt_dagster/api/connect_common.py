@@ -7,6 +7,7 @@ from fastapi import Depends, Path, Query
 from elt_dagster.api import connect_models as shown
 from elt_dagster.api.auth import Authenticated
 from elt_dagster.api.connect_words import visible
+from elt_dagster.api.one_thread import awaitable
 from elt_dagster.api.services import Caller
 from elt_dagster.errors import ConfigError, NotFoundError
 from elt_dagster.store import AnySync, StoredSync
@@ -68,6 +69,6 @@ def named_stream(id: StreamId, caller: Authenticated) -> tuple[StoredSync, str]:
     return stream_of(caller, id)
 
 
-TheSync = Annotated[AnySync, Depends(any_sync)]
-UsableSync = Annotated[StoredSync, Depends(usable_sync)]
-TheStream = Annotated[tuple[StoredSync, str], Depends(named_stream)]
+TheSync = Annotated[AnySync, Depends(awaitable(any_sync))]
+UsableSync = Annotated[StoredSync, Depends(awaitable(usable_sync))]
+TheStream = Annotated[tuple[StoredSync, str], Depends(awaitable(named_stream))]

@@ -9,6 +9,7 @@ from elt_dagster.api import loaders_models as shown
 from elt_dagster.api.auth import Authenticated
 from elt_dagster.api.errors import in_body
 from elt_dagster.api.loaders_words import read_loader, shown_loader, shown_run, shown_types, told
+from elt_dagster.api.one_thread import awaitable
 from elt_dagster.api.routes import KeyedRoute
 from elt_dagster.api.services import Caller
 from elt_dagster.control.catalog import provider, providers
@@ -63,8 +64,8 @@ def page_of(
     return Place(limit=size, offset=((page or 1) - 1) * size)
 
 
-Here = Annotated[Caller, Depends(here)]
-Page = Annotated[Place | None, Depends(page_of)]
+Here = Annotated[Caller, Depends(awaitable(here))]
+Page = Annotated[Place | None, Depends(awaitable(page_of))]
 LoaderId = Annotated[str, Path(alias="loaderId", description="The id of a loader.")]
 RunId = Annotated[str, Path(alias="runId", description="The id of a run.")]
 

@@ -1,6 +1,7 @@
 """What every route does beside its work: check the address, answer a repeated request as before, write the audit line, tell the rate."""
 
 import hashlib
+import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -8,8 +9,9 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
-from elt_dagster.api.auth import authenticate
+from elt_dagster.api.auth import authenticate, is_known
 from elt_dagster.api.errors import SYNCS, status_of
+from elt_dagster.api.one_thread import awaitable, finish
 from elt_dagster.api.requests import CheckedRequest, check_address
 from elt_dagster.api.services import Caller
 from elt_dagster.errors import ConfigError, EltError
@@ -23,7 +25,10 @@ _KEPT_HEADERS = ("content-type", "etag", "location")
 
 
 class KeyedRoute(APIRoute):
-    """A route that needs an API key."""
+    """A route that needs an API key. One thread does all of it, once the body is there."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **more: Any) -> None:
+        super().__init__(path, endpoint if inspect.iscoroutinefunction(endpoint) else awaitable(endpoint), **more)
 
     def get_route_handler(self) -> Handler:
         """The handler with everything around it."""
@@ -32,22 +37,28 @@ class KeyedRoute(APIRoute):
         async def handle(plain: Request) -> Response:
             request = CheckedRequest(plain.scope, plain.receive)
             check_address(request)
-            caller = await run_in_threadpool(authenticate, request)
-            if request.method in ("GET", "HEAD"):
-                response = await inner(request)
+            if is_known(request):
+                authenticate(request)
             else:
-                response = await _written(request, caller, inner)
-            response.headers.update(request.state.allowance.headers())
-            return response
+                await run_in_threadpool(authenticate, request)
+            await request.body()
+            return await run_in_threadpool(_answer, request, inner)
 
         return handle
 
 
-async def _written(request: Request, caller: Caller, inner: Handler) -> Response:
+def _answer(request: Request, inner: Handler) -> Response:
+    caller: Caller = request.state.caller
+    response = finish(inner(request)) if request.method in ("GET", "HEAD") else _written(request, caller, inner)
+    response.headers.update(request.state.allowance.headers())
+    return response
+
+
+def _written(request: Request, caller: Caller, inner: Handler) -> Response:
     """A request that may change something, and its line in the audit log, whatever comes of it."""
     status = 500
     try:
-        response = await _once(request, caller, inner)
+        response = _once(request, caller, inner)
         status = response.status_code
     except Exception as error:
         status = _status(request, error)
@@ -63,26 +74,25 @@ def _status(request: Request, error: Exception) -> int:
     return 400 if found == 422 and not request.url.path.startswith(SYNCS) else found
 
 
-async def _once(request: Request, caller: Caller, inner: Handler) -> Response:
+def _once(request: Request, caller: Caller, inner: Handler) -> Response:
     """With an ``Idempotency-Key`` on a POST: only what was never carried out is carried out; a refusal is no answer to keep."""
     key = request.headers.get(IDEMPOTENCY_HEADER) if request.method == "POST" else None
     if key is None:
-        return await inner(request)
+        return finish(inner(request))
     if not key or len(key) > MAX_KEY or not key.isprintable():
         raise ConfigError(f"The Idempotency-Key needs 1 to {MAX_KEY} printable characters.")
     replies, workspace = caller.services.store.replies, caller.principal.workspace_id
-    known = await run_in_threadpool(replies.begin, workspace, key, await _digest(request))
+    known = replies.begin(workspace, key, finish(_digest(request)))
     if known is not None:
         return Response(known.body, known.status, {**known.headers, "Idempotent-Replayed": "true"})
     try:
         with within_request(f"{workspace}/{key}"):
-            response = await inner(request)
+            response = finish(inner(request))
     except BaseException:
-        await run_in_threadpool(replies.drop, workspace, key)
+        replies.drop(workspace, key)
         raise
     headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
-    reply = Reply(response.status_code, headers, bytes(response.body).decode())
-    await run_in_threadpool(replies.keep, workspace, key, reply)
+    replies.keep(workspace, key, Reply(response.status_code, headers, bytes(response.body).decode()))
     return response
 
 

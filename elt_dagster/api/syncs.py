@@ -10,6 +10,7 @@ from elt_dagster.api import syncs_models as shown
 from elt_dagster.api import syncs_run_models as runs
 from elt_dagster.api.auth import Authenticated
 from elt_dagster.api.errors import in_body, in_request
+from elt_dagster.api.one_thread import awaitable
 from elt_dagster.api.routes import KeyedRoute
 from elt_dagster.api.services import Caller
 from elt_dagster.api.syncs_reading import Reading
@@ -80,13 +81,16 @@ def _filter(
     status: Annotated[list[SyncStatus] | None, Query(description="Only of these statuses; repeat it.")] = None,
     provider: Annotated[list[str] | None, Query(description="Only of these connectors; repeat it.")] = None,
 ) -> SyncFilter:
-    kinds = [catalog.canonical(name) for name in provider or ()]
-    return SyncFilter(text=q or "", statuses=[s.value for s in status or ()], connectors=kinds)
+    kinds = tuple(catalog.canonical(name) for name in provider or ())
+    return SyncFilter(text=q or "", statuses=tuple(s.value for s in status or ()), connectors=kinds)
 
 
 @router.get("", summary="List syncs")
 def list_syncs(
-    caller: Authenticated, wanted: Annotated[SyncFilter, Depends(_filter)], limit: Limit = 50, offset: Offset = 0
+    caller: Authenticated,
+    wanted: Annotated[SyncFilter, Depends(awaitable(_filter))],
+    limit: Limit = 50,
+    offset: Offset = 0,
 ) -> shown.SyncPage:
     """Syncs, oldest first, so that new ones move nothing."""
     page = caller.syncs.page(wanted, Place(limit=limit, offset=offset), marks=False)

@@ -39,6 +39,7 @@ def serve(session: Session, *, host: str, port: int, base_url: str | None, works
         raise ConfigError(
             f"The API needs the package {error.name}.", fix="Run: pip install 'elt-dagster[api]'."
         ) from None
+    session.store.stay_open()
     session.store.init()
     _show_first_key(session)
     _log_to_stderr()

@@ -34,6 +34,11 @@ class Access:
     store: Store
     _seen: dict[str, tuple[float, Principal]] = field(default_factory=dict[str, tuple[float, Principal]])
 
+    def remembers(self, text: str) -> bool:
+        """Whether `principal` knows ``text`` without asking the store; only a moment later it may not."""
+        known = self._seen.get(text)
+        return known is not None and time.monotonic() < known[0]
+
     def principal(self, text: str) -> Principal:
         """Whom the key ``text`` stands for. Raises AuthError for one that is unknown, revoked or expired."""
         now = time.monotonic()

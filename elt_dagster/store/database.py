@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from elt_dagster.errors import AuthError, ConfigError, EltError, TransientError
 from elt_dagster.store.location import shown, sqlite_file
@@ -16,6 +16,10 @@ from elt_dagster.store.location import shown, sqlite_file
 BUSY_SECONDS = 30
 """How long a writer waits for another one."""
 CONNECT_SECONDS = 10
+_POOL = {"pool_size": 5, "max_overflow": 35}
+"""As many as a server has threads."""
+_REOPENED_SECONDS = 30
+"""After which a file is opened anew: it may have been put back from a backup."""
 
 
 class Database:
@@ -25,19 +29,25 @@ class Database:
         self._url = url
         self.shown = shown(url)
         self.file = sqlite_file(url)
+        self._keeps_open = False
+
+    def keep_open(self) -> None:
+        """Keep connections to a file open between uses, which saves reading its schema each time; for a process that never forks."""
+        self.close()
+        self.__dict__.pop("engine", None)
+        self._keeps_open = True
 
     @cached_property
     def engine(self) -> Engine:
         """The engine. Raises ConfigError when the driver is not installed."""
         if self.file is not None:
-            return _sqlite_engine(self._url)
+            return _sqlite_engine(self._url, keeps_open=self._keeps_open)
         try:
             return sa.create_engine(
                 self._url,
                 hide_parameters=True,
                 pool_pre_ping=True,
-                pool_size=5,
-                max_overflow=15,
+                **_POOL,
                 connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": "elt_dagster"},
             )
         except ImportError:
@@ -87,9 +97,12 @@ class Database:
             self.engine.dispose(close=not inherited)
 
 
-def _sqlite_engine(url: URL) -> Engine:
+def _sqlite_engine(url: URL, *, keeps_open: bool) -> Engine:
     # NullPool: opening a file costs 0.1 ms, and nothing is shared between threads or after a fork
-    engine = sa.create_engine(url, hide_parameters=True, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
+    pool: dict[str, Any] = (
+        {"poolclass": QueuePool, "pool_recycle": _REOPENED_SECONDS, **_POOL} if keeps_open else {"poolclass": NullPool}
+    )
+    engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS}, **pool)
 
     @event.listens_for(engine, "connect")
     def _prepare(dbapi: Any, _record: Any) -> None:

@@ -1,6 +1,5 @@
 """Pages of a list. The page decides what it costs, not the table: an index leads to its first row."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,8 @@ from sqlalchemy.engine import Connection, Row
 
 from elt_dagster.errors import NotFoundError
 from elt_dagster.store.schema import connections, syncs
+
+Words = tuple[str, ...] | frozenset[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +30,9 @@ class SyncFilter:
 
     text: str = ""
     """A part of the name or the slug, whatever its case."""
-    statuses: Collection[str] = ()
-    without_statuses: Collection[str] = ()
-    connectors: Collection[str] = ()
+    statuses: Words = ()
+    without_statuses: Words = ()
+    connectors: Words = ()
     connection_id: str | None = None
 
     def clause(self) -> sa.ColumnElement[bool]:

@@ -29,6 +29,7 @@ from elt_dagster.store.lease import LEASE_SECONDS, Lease
 from elt_dagster.store.location import store_url
 from elt_dagster.store.reading import Reader, find_workspace
 from elt_dagster.store.records import AnySync, StoredConnection, StoredSync, Workspace, connection_from_row
+from elt_dagster.store.remembered import Memory
 from elt_dagster.store.replies import Replies
 from elt_dagster.store.schema import DEFAULT_WORKSPACE, connections, first_runs, workspaces
 from elt_dagster.store.seal import SEALED, Keys
@@ -61,6 +62,7 @@ class Store:
         file = self._database.file
         self._keys = Keys(file.parent / "secret.key" if file is not None else None, environ)
         self._is_current = False
+        self._memory: Memory | None = None
 
     def __repr__(self) -> str:
         return f"Store({self.url_shown!r})"
@@ -76,6 +78,11 @@ class Store:
         self._is_current = True
         return changed
 
+    def stay_open(self) -> None:
+        """For a server, which is asked again and again and never forks: keep connections open, and what was read of syncs until it changes."""
+        self._database.keep_open()
+        self._memory = Memory()
+
     def ensure_current(self) -> None:
         """Raise ConfigError, with the command that helps, unless the tables are those of this version; asked once per process."""
         if not self._is_current:
@@ -89,7 +96,7 @@ class Store:
         """Several reads of one state of the workspace. Raises NotFoundError for an unknown workspace, as all methods do."""
         self.ensure_current()
         with self._database.read() as conn:
-            yield Reader(conn, find_workspace(conn, workspace))
+            yield Reader(conn, find_workspace(conn, workspace), self._memory)
 
     def revision(self, workspace: str = DEFAULT_WORKSPACE) -> int:
         """A number that grows with every change in the workspace."""
