@@ -147,6 +147,16 @@ class Tab:
             )
         )
 
+    @property
+    def spoken(self) -> dict[str, bool]:
+        """What a screen reader says of each field that is not hidden: its name, and whether it is required."""
+        found: dict[str, bool] = {}
+        for node in self.call("Accessibility.getFullAXTree")["nodes"]:
+            if node.get("role", {}).get("value") in ("textbox", "spinbutton", "combobox", "checkbox"):
+                states = {it["name"]: it["value"].get("value") for it in node.get("properties", ())}
+                found[node["name"]["value"]] = bool(states.get("required"))
+        return found
+
     def press(self, key: str, times: int = 1, *, shift: bool = False) -> None:
         """Press a key that writes nothing."""
         text = {"text": "\r"} if key == "Enter" else {"text": " "} if key == " " else {}

@@ -302,6 +302,9 @@ def test_the_form_of_postgres_is_filled_in_by_keyboard(site: Site, postgres_serv
     tab.open(site.bridge("postgres"))
     tab.wait_for_text("Connect to PostgreSQL")
     site.picture("bridge-form")
+    spoken = tab.spoken
+    assert {name for name, required in spoken.items() if required} == {"Database", "User"}
+    assert {"Host", "Port", "Password"} <= set(spoken), "the star is for eyes only"
     tab.press("Tab")
     assert tab.focus == "f-host"
     tab.write("127.0.0.1")
