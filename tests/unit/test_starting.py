@@ -37,10 +37,11 @@ class SlowRuns(MemoryRuns):
     """Between a look and a launch there is time for others to look as well."""
 
     fails: bool = False
+    seconds: float = 0.03
     started: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def launch(self, sync: str, **wish: Any) -> str:
-        time.sleep(0.03)
+        time.sleep(self.seconds)
         if self.fails:
             raise TransientError("Dagster cannot be reached.")
         self.started.append({"sync": sync, **wish})
@@ -134,6 +135,7 @@ def test_of_starts_at_once_one_gets_a_run_and_the_others_are_told_which(two: Ser
 
 def test_without_the_claim_there_would_be_several(two: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "starting", lambda *_: nullcontext())
+    two.runs.seconds = 0.3  # whoever is late has time to look
     two.at_once([two.trigger()] * THREADS)
     assert len(two.runs.views) > 1
 
@@ -187,8 +189,8 @@ def test_a_start_that_takes_long_keeps_its_claim_and_is_not_waited_for_for_ever(
 ) -> None:
     monkeypatch.setattr(claiming, "_RENEW_SECONDS", 0.05)
     with starting(two.stores[0], two.sync):
-        two.expire(0.2)
-        time.sleep(0.3)
+        two.expire(0.6)
+        time.sleep(0.7)
         with (
             pytest.raises(ConflictError, match="is being started"),
             starting(two.stores[1], two.sync, wait_seconds=0.1),
