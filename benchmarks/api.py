@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import socket
 import statistics
 import subprocess
@@ -33,6 +34,8 @@ STREAMS = ("orders", "customers", "items")
 ASKED = 60
 """How often each question is asked on the idle server."""
 LIMIT_MS = 50
+WARM_SECONDS = 5
+"""For how long requests are sent before those that count."""
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -260,9 +263,50 @@ def _alone(table: Table, url: str, pid: int) -> int:
     return slow
 
 
+def _mix(url: str) -> list[str]:
+    """What many people ask: every question as often as the others, each time about another sync, stream or run."""
+    with httpx.Client(base_url=url, headers={"x-api-key": KEY}, timeout=60) as http:
+        syncs = [
+            s["id"]
+            for at in (0, 300, 900)
+            for s in http.get("/api/v1/syncs", params={"limit": 100, "offset": at}).json()["syncs"]
+        ]
+        streams = [s["id"] for s in http.get("/elt_streams", params={"limit": 100}).json()["data"]]
+        runs = [r["id"] for s in syncs[:50] for r in http.get(f"/api/v1/syncs/{s}/runs").json()["runs"]]
+        account = http.get("/elt_syncs").json()["data"][0]["account_id"]
+    loaders = f"/api/v1/workspaces/{account}/loaders"
+    lists = (
+        "/elt_syncs",
+        "/connections",
+        "/elt_streams",
+        "/api/v1/syncs",
+        "/api/v1/syncs?limit=100&offset=300",
+        "/api/v1/syncs?q=shop-07",
+        f"{loaders}?page=1",
+    )
+    of_a_sync = (
+        "/elt_syncs/{}",
+        "/elt_syncs/{}/status",
+        "/api/v1/syncs/{}",
+        "/api/v1/syncs/{}/runs",
+        loaders + "/{}",
+        loaders + "/{}/runs",
+    )
+    chosen = random.Random(1)
+    asked: list[str] = []
+    for _ in range(200):
+        asked += lists
+        asked += [text.format(chosen.choice(syncs)) for text in of_a_sync]
+        asked += [
+            text.format(chosen.choice(streams)) for text in ("/elt_streams/{}", "/elt_stream_runs?elt_stream_id={}")
+        ]
+        asked.append(f"/api/v1/syncs/runs/{chosen.choice(runs)}")
+    return asked
+
+
 async def _load(url: str, size: Size) -> dict[str, Any]:
     """Send requests when their time has come, whether or not those before them were answered."""
-    paths = list(_questions(url).values())
+    paths = _mix(url)
     times: list[float] = []
     statuses: Counter[str] = Counter()
     limits = httpx.Limits(max_connections=100, max_keepalive_connections=100)
@@ -276,14 +320,20 @@ async def _load(url: str, size: Size) -> dict[str, Any]:
                 statuses[type(error).__name__] += 1
             times.append((time.perf_counter() - due) * 1000)
 
-        start = time.perf_counter()
-        tasks: list[asyncio.Task[None]] = []
-        for number in range(size.rate * size.seconds):
-            due = start + number / size.rate
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            tasks.append(asyncio.create_task(ask(paths[number % len(paths)], due)))
-        await asyncio.gather(*tasks)
-        held = len(tasks) / (time.perf_counter() - start)
+        async def send(total: int) -> float:
+            start = time.perf_counter()
+            tasks: list[asyncio.Task[None]] = []
+            for number in range(total):
+                due = start + number / size.rate
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                tasks.append(asyncio.create_task(ask(paths[number % len(paths)], due)))
+            await asyncio.gather(*tasks)
+            return len(tasks) / (time.perf_counter() - start)
+
+        await send(size.rate * WARM_SECONDS)
+        times.clear()
+        statuses.clear()
+        held = await send(size.rate * size.seconds)
     return {
         "answers": len(times), "median": statistics.median(times), "p99": _p99(times), "errors": len(times) - statuses["200"],
         "statuses": dict(statuses), "held": held,

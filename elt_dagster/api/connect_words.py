@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from elt_dagster.api import connect_models as shown
+from elt_dagster.api.words import Kept
 from elt_dagster.control.integrations import START_DATE, Integration, integration
 from elt_dagster.control.runs import RunStatus, RunView, StreamRun
 from elt_dagster.control.setup import EXCLUDED, excluded_substreams
@@ -49,6 +50,7 @@ _FIELDS: Mapping[str, str] = {
     "settings": "elt_settings",
     "streams": "source_streams",
 }
+_UNMARKED = Kept[StoredSync, shown.EltSync]()
 _STREAM_FIELDS = {"cursor_field": "incremental_pointer_id"}
 
 
@@ -168,16 +170,28 @@ def shown_sync(
             **plain, **unknown, status=shown.EltSyncStatus.FAILED, enabled=False, config={}, sync_interval=None,
             start_date=None, source_streams=[],
         )  # fmt: skip
+    marked = any(binding_id in marks for binding_id in sync.binding_ids.values())
+    base = _sync_with(sync, marks) if marked else _UNMARKED.of(sync.id, sync, lambda s: _sync_with(s, {}))
+    ids = {role: kinds.get(name, "") for role, name in (
+        ("source_integration_id", sync.spec.connection), ("destination_integration_id", sync.spec.destination)
+    )}  # fmt: skip
+    return base.model_copy(update={"account_id": account_id, **ids})
+
+
+def _sync_with(sync: StoredSync, marks: Mapping[str, FullRefresh]) -> shown.EltSync:
     spec = sync.spec
     return shown.EltSync(
-        **plain,
+        account_id="",
+        id=sync.id,
+        created_at=sync.created_at,
+        updated_at=sync.updated_at,
         status=_STATUS[spec.status],
         enabled=spec.status is SyncStatus.ACTIVE,
         config=dict(spec.settings),
         source_connection_id=sync.connection_id,
-        source_integration_id=kinds.get(spec.connection, ""),
+        source_integration_id="",
         destination_connection_id=sync.destination_id,
-        destination_integration_id=kinds.get(spec.destination, ""),
+        destination_integration_id="",
         destination_schema_name=spec.dataset,
         sync_interval=spec.schedule.cron if spec.schedule is not None else None,
         start_date=_day(spec.settings.get(START_DATE)),

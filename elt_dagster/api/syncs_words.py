@@ -9,7 +9,7 @@ from pydantic.alias_generators import to_camel
 from elt_dagster.api import syncs_models as shown
 from elt_dagster.api import syncs_run_models as run_models
 from elt_dagster.api.syncs_configs import shown_destination, shown_execution
-from elt_dagster.api.words import Spelling
+from elt_dagster.api.words import Kept, Spelling
 from elt_dagster.control.catalog import Provider, Resource
 from elt_dagster.control.runs import LatestRuns, RunView
 from elt_dagster.control.validate import job_of
@@ -31,6 +31,7 @@ LOAD_MODES = Spelling(LoadMode, append="append_event", merge="upsert_entity", re
 BINDINGS = "table_bindings"
 """In a sync's envelope: what this dialect keeps of each stream."""
 _NOTHING = LatestRuns()
+_WITHOUT_RUNS = Kept[StoredSync, shown.Sync]()
 _LOAD_WORDS = {mode: shown.LoadModeWord(LOAD_MODES.write(mode)) for mode in LoadMode}
 
 
@@ -41,6 +42,12 @@ def shown_sync(
     runs = latest.get(sync.id, _NOTHING)
     if isinstance(sync, BrokenSync):
         return _broken(sync, runs)
+    of_now = {"last_error": errors.get(sync.id), "last_success_at": runs.last_success_at}
+    base = _WITHOUT_RUNS.of(sync.id, sync, _without_runs)
+    return base.model_copy(update={**of_now, "provider_key": kinds.get(sync.spec.connection, "")})
+
+
+def _without_runs(sync: StoredSync) -> shown.Sync:
     spec = sync.spec
     data = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"streams", "settings"})
     return shown.Sync(
@@ -48,7 +55,7 @@ def shown_sync(
         name=spec.title,
         slug=spec.slug,
         task_slug=job_of(spec.slug),
-        provider_key=kinds.get(spec.connection, ""),
+        provider_key="",
         connection_id=sync.connection_id,
         status=spec.status,
         trigger_mode=spec.trigger,
@@ -61,8 +68,8 @@ def shown_sync(
         execution_backend=spec.execution_backend,
         execution_config=shown_execution(data, sync.envelope),
         freshness_sla_seconds=spec.freshness_sla_seconds,
-        last_error=errors.get(sync.id),
-        last_success_at=runs.last_success_at,
+        last_error=None,
+        last_success_at=None,
         created_at=sync.created_at,
         created_by=sync.created_by or None,
         updated_at=sync.updated_at,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from elt_dagster.control.validate import find_kinds
@@ -29,6 +30,7 @@ def integrations() -> tuple[Integration, ...]:
     return tuple(_found(sorted({*connector_names(), *destination_names()})))
 
 
+@cache
 def integration(name: str) -> Integration:
     """The one called ``name``. Raises NotFoundError with the nearest match."""
     kinds = find_kinds(name)

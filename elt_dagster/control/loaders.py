@@ -73,10 +73,11 @@ class Loaders:
 
     def page(self, place: Place) -> tuple[list[Loader], int]:
         """One page of them, and how many there are in all."""
+        page = self._syncs.page(SyncFilter(without_statuses=_HIDDEN), place, marks=False)
+        # not recalled: a secret that a source replaces changes a connection without moving the revision
         with self.workspace.store.reading(self.workspace.name) as reader:
-            found, total = reader.sync_page(SyncFilter(without_statuses=_HIDDEN), place)
-            known = {c.id: c for c in reader.connections()}
-        return [Loader(sync, known.get(sync.connection_id)) for sync in found], total
+            known = {c.id: c for c in reader.connections_of({s.connection_id for s in page.items})}
+        return [Loader(sync, known.get(sync.connection_id)) for sync in page.items], page.total
 
     def every(self) -> Iterator[Loader]:
         """All of them, oldest first."""

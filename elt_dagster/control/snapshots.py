@@ -15,7 +15,7 @@ from elt_dagster.store import StoredSync
 
 GRACE = timedelta(minutes=5)
 """A scheduler ticks, and a queue lets a run wait, so long without anybody being late."""
-RECENT_RUNS = 10
+RECENT_RUNS = 12
 _UNDER_WAY = (RunStatus.PENDING, RunStatus.RUNNING)
 _ENDED = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
 

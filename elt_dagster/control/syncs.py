@@ -14,7 +14,7 @@ from elt_dagster.control.workspace import Workspace
 from elt_dagster.errors import ConflictError, EltError, NotFoundError, TransientError
 from elt_dagster.model import Catalog, Project, SyncSpec, SyncStatus
 from elt_dagster.model.names import slugify, snake_case
-from elt_dagster.store import AnySync, BrokenSync, FullRefresh, Place, StoredSync, SyncFilter, Transaction
+from elt_dagster.store import AnySync, BrokenSync, FullRefresh, Place, Reader, StoredSync, SyncFilter, Transaction
 
 Change = Callable[[dict[str, Any], dict[str, Any]], None]
 """Changes the data of a sync and its envelope in place."""
@@ -51,10 +51,12 @@ class Syncs:
 
         Raises NotFoundError when the row it comes after is gone.
         """
-        store = self.workspace.store
-        with store.reading(self.workspace.name) as reader:
-            items, total = reader.sync_page(wanted, place)
-            kinds = reader.kinds()
+        (items, total), kinds = self.workspace.store.recall(
+            self.workspace.name,
+            ("syncs", wanted, place),
+            lambda reader: (reader.sync_page(wanted, place), reader.kinds()),
+            lambda found: len(found[0][0]),
+        )
         ids = [b for s in items if isinstance(s, StoredSync) for b in s.binding_ids.values()]
         return SyncPage(items, total, kinds, self.marks_of(ids) if marks else {})
 
@@ -64,24 +66,28 @@ class Syncs:
 
     def find(self, sync_id: str) -> AnySync:
         """One sync, broken or not. Raises NotFoundError."""
-        with self.workspace.store.reading(self.workspace.name) as reader:
-            return reader.any_sync_by_id(sync_id)
+        return self.workspace.store.any_sync_by_id(sync_id, workspace=self.workspace.name)
 
     def streams_page(
         self, wanted: SyncFilter, place: Place, *, sync_id: str | None = None
     ) -> list[tuple[str, StoredSync, str]]:
         """One page of the bindings of all syncs, or of one: id, sync and stream; without those of broken syncs. Raises NotFoundError."""
-        with self.workspace.store.reading(self.workspace.name) as reader:
+
+        def ask(reader: Reader) -> list[tuple[str, AnySync]]:
             if sync_id is not None:
                 reader.any_sync_by_id(sync_id)
-            found = reader.binding_page(wanted, place, sync_id=sync_id)
+            return reader.binding_page(wanted, place, sync_id=sync_id)
+
+        question = ("streams", wanted, place, sync_id)
+        found = self.workspace.store.recall(self.workspace.name, question, ask, len)
         good = [(binding, sync) for binding, sync in found if isinstance(sync, StoredSync)]
         return [(binding, sync, _stream(sync, binding)) for binding, sync in good]
 
     def of_stream(self, binding_id: str) -> tuple[StoredSync, str]:
         """The sync that has a binding, and the binding's stream. Raises NotFoundError."""
-        with self.workspace.store.reading(self.workspace.name) as reader:
-            found = reader.sync_of_binding(binding_id)
+        found = self.workspace.store.recall(
+            self.workspace.name, ("stream", binding_id), lambda reader: reader.sync_of_binding(binding_id)
+        )
         if isinstance(found, BrokenSync):
             raise NotFoundError(found.error)
         return found, _stream(found, binding_id)
@@ -96,8 +102,7 @@ class Syncs:
 
     def kinds(self) -> dict[str, str]:
         """The connector of every connection, by name."""
-        with self.workspace.store.reading(self.workspace.name) as reader:
-            return reader.kinds()
+        return self.workspace.store.recall(self.workspace.name, "kinds", lambda reader: reader.kinds())
 
     def connection_name(self, connection_id: str) -> str:
         """What the spec calls a connection. Raises NotFoundError."""

@@ -22,6 +22,7 @@ from dagster._core.workspace.context import WorkspaceProcessContext  # noqa: TID
 from dagster._core.workspace.load_target import EmptyWorkspaceTarget, WorkspaceFileTarget, WorkspaceLoadTarget  # noqa: TID251
 
 from elt_dagster.errors import ConfigError, TransientError
+from elt_dagster.orchestration._sqlite_storage import quicken
 from elt_dagster.orchestration.graphql import ABOUT_DEFINITIONS, data_of
 
 DEFAULT_WORKSPACE_FILE = "workspace.yaml"
@@ -132,6 +133,7 @@ def home_instance() -> dg.DagsterInstance:
 def _pooled(instance: dg.DagsterInstance) -> dg.DagsterInstance:
     """``instance`` with connections that are kept, as the webserver has them: without, every query connects to PostgreSQL anew."""
     instance.optimize_for_webserver(statement_timeout=STATEMENT_MILLISECONDS, pool_recycle=3600, max_overflow=20)
+    quicken(instance)
     return instance
 
 

@@ -26,7 +26,7 @@ from elt_dagster.orchestration.run_views import (
 )
 from elt_dagster.orchestration.tags import SYNC_ID_TAG
 
-_REMEMBERED = 2000
+_REMEMBERED = 5000
 """How many runs that have ended are kept with their streams."""
 _SETTLED_SECONDS = 10.0
 """How long after its end a run may still change."""
@@ -71,18 +71,19 @@ class RunDetails:
             return run_view(run, self._transport.run_url(run_id))
         raise no_run(run_id)
 
-    def whole(self, views: Sequence[RunView]) -> Sequence[RunView]:
-        """``views`` with their streams and their places among attempts. What has ended is read once, but for who retries it."""
+    def whole(self, views: Sequence[RunView], *, are_all: bool = False) -> Sequence[RunView]:
+        """``views`` with their streams and their places among attempts. What has ended is read once, but for who retries it.
+        ``are_all``: their syncs have no other runs, so that the other attempts are among them."""
         known = {view.id: seen for view in views if (seen := self._ended.get(view.id)) is not None and seen[0] == view}
         runs = self.reader.whole([view.id for view in views if view.id not in known])
         whole = [known[view.id][1] if view.id in known else self._look(view, runs.get(view.id)) for view in views]
-        groups = self.groups(views)
+        groups = self.groups(views, are_all=are_all)
         return [in_chain(view, groups[view.root_id]) for view in whole]
 
-    def groups(self, views: Sequence[RunView]) -> Mapping[str, Sequence[RunView]]:
+    def groups(self, views: Sequence[RunView], *, are_all: bool = False) -> Mapping[str, Sequence[RunView]]:
         """All attempts of the groups that ``views`` belong to, oldest first, by root; a root may have been deleted."""
         roots = list(dict.fromkeys(v.root_id for v in views))
-        others = [run_view(run, None) for run in (self.lists.groups(roots) if roots else [])]
+        others = [run_view(run, None) for run in (self.lists.groups(roots) if roots and not are_all else [])]
         known = {v.id: v for v in (*others, *views)}
         for root in (r for r in roots if r not in known):
             with suppress(NotFoundError):

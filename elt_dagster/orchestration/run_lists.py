@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from elt_dagster.errors import ConfigError, NotFoundError, TransientError
 from elt_dagster.orchestration import graphql
+from elt_dagster.orchestration._ended_runs import EndedRuns
 from elt_dagster.orchestration.tags import PARENT_RUN_TAG, ROOT_RUN_TAG, SYNC_ID_TAG
 
 ACTIVE = (
@@ -108,11 +109,12 @@ class InstanceLists:
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self._instance = instance
+        self._ended = EndedRuns(_ACTIVE_WORDS)
 
     def page(
         self, tags: Mapping[str, str], *, limit: int, offset: int, before: str | None, ascending: bool = False
     ) -> list[Run]:
-        """One query, two with an offset."""
+        """A query for the ids, one for the runs that are not known to have ended, and another with an offset."""
         return self._page(dg.RunsFilter(tags=dict(tags)), limit, offset, before, ascending=ascending)
 
     def _page(
@@ -125,8 +127,13 @@ class InstanceLists:
             before = skipped[-1]
         if before is not None and not self._instance.has_run(before):
             raise gone(before)
-        found = self._instance.get_run_records(filters, limit=limit, cursor=before, ascending=ascending)
-        return [from_record(record) for record in found]
+        if ascending:
+            found = self._instance.get_run_records(filters, limit=limit, cursor=before, ascending=True)
+            return [from_record(record) for record in found]
+        return self._ended.fill(self._instance.get_run_ids(filters, limit=limit, cursor=before), self._read)
+
+    def _read(self, run_ids: Sequence[str]) -> list[Run]:
+        return [from_record(r) for r in self._instance.get_run_records(dg.RunsFilter(run_ids=list(run_ids)))]
 
     def count(self, tags: Mapping[str, str]) -> int:
         """One query over the index of tags."""
@@ -135,11 +142,14 @@ class InstanceLists:
     def of_syncs(
         self, sync_ids: Sequence[str], *, limit: int, offset: int, before: str | None
     ) -> tuple[list[Run], int]:
-        """As a page of one, and a count."""
+        """As a page of one, and a count where the page is not the end."""
         if not sync_ids:
             return [], 0
         wanted = dg.RunsFilter(tags={SYNC_ID_TAG: list(sync_ids)})
-        return self._page(wanted, limit, offset, before), self._instance.get_runs_count(wanted)
+        found = self._page(wanted, limit, offset, before)
+        if before is None and len(found) < limit and (found or not offset):
+            return found, offset + len(found)
+        return found, self._instance.get_runs_count(wanted)
 
     def newest(self, key: str, values: Sequence[str], statuses: Sequence[dg.DagsterRunStatus] | None) -> list[Run]:
         """One query for each: the storage knows no other way, and each is answered from an index."""
@@ -160,8 +170,7 @@ class InstanceLists:
 
     def those(self, run_ids: Sequence[str]) -> list[Run]:
         """One query."""
-        found = self._instance.get_run_records(dg.RunsFilter(run_ids=list(run_ids))) if run_ids else []
-        return [from_record(record) for record in found]
+        return self._read(run_ids) if run_ids else []
 
     def present(self, run_ids: Sequence[str]) -> set[str]:
         """One query that reads no run."""

@@ -74,6 +74,10 @@ def open_runs(
     return GraphQLRuns(Host(workspace_file), hosts=True, fresh_seconds=fresh_seconds)
 
 
+LOOKED_AT_ONCE = 12
+"""How many runs of a sync are looked through for those of one stream."""
+
+
 class GraphQLRuns:
     """Implements `Runs`. With ``hosts``, launched runs depend on this object: `close` waits for them."""
 
@@ -82,6 +86,7 @@ class GraphQLRuns:
         self._launcher = Launcher(transport, hosts=hosts)
         self._details = RunDetails(transport, self._launcher, hosts=hosts)
         self._hosted: list[str] = []
+        self._seen_latest: dict[str, tuple[tuple[Run | None, ...], LatestRuns]] = {}
 
     def launch(
         self,
@@ -186,14 +191,23 @@ class GraphQLRuns:
         """A page of the runs themselves, then what they loaded."""
         found, total = self._details.lists.of_syncs(sync_ids, limit=limit, offset=offset, before=_id(before))
         views = [run_view(run, self._transport.run_url(run["runId"])) for run in found]
-        return RunPage(tuple(self._details.whole(views) if streams else views), total)
+        are_all = before is None and total == len(views)
+        return RunPage(tuple(self._details.whole(views, are_all=are_all) if streams else views), total)
 
     def latest(self, sync_ids: Sequence[str]) -> dict[str, LatestRuns]:
         """As `Newest` keeps them."""
         if not sync_ids:
             return {}
         known = self._newest.of(sync_ids)
-        return {sync_id: self._latest(*known[sync_id]) for sync_id in sync_ids}
+        return {sync_id: self._latest_of(sync_id, *known[sync_id]) for sync_id in sync_ids}
+
+    def _latest_of(self, sync_id: str, newest: Run | None, success: Run | None, active: Sequence[Run]) -> LatestRuns:
+        """What they say, which is looked at once for as long as `Newest` gives the same ones."""
+        runs = (newest, success, *active)
+        seen = self._seen_latest.get(sync_id)
+        if seen is None or len(seen[0]) != len(runs) or any(a is not b for a, b in zip(seen[0], runs, strict=True)):
+            seen = self._seen_latest[sync_id] = runs, self._latest(newest, success, active)
+        return seen[1]
 
     def _latest(self, newest: Run | None, success: Run | None, active: Sequence[Run]) -> LatestRuns:
         views = [run_view(r, self._transport.run_url(r["runId"])) if r is not None else None for r in (newest, success)]
@@ -213,15 +227,14 @@ class GraphQLRuns:
         self, sync_id: str, stream: str, *, limit: int, after: str | None = None, ascending: bool = False
     ) -> Sequence[tuple[RunView, StreamRun]]:
         """Runs of the sync are looked through until enough of them had the stream."""
-        after = _id(after)
+        after, size = _id(after), max(limit, LOOKED_AT_ONCE)
         found: Pairs = []
         while len(found) < limit:
-            runs = self._details.lists.page(
-                sync_tag(sync_id), limit=max(limit, 10), offset=0, before=after, ascending=ascending
-            )
-            for view in self._details.whole([run_view(r, self._transport.run_url(r["runId"])) for r in runs]):
+            runs = self._details.lists.page(sync_tag(sync_id), limit=size, offset=0, before=after, ascending=ascending)
+            views = [run_view(r, self._transport.run_url(r["runId"])) for r in runs]
+            for view in self._details.whole(views, are_all=after is None and len(runs) < size):
                 found += [(view, s) for s in view.streams if s.stream == stream]
-            if not runs:
+            if len(runs) < size:
                 break
             after = runs[-1]["runId"]
         return found[:limit]

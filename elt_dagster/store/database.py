@@ -1,13 +1,14 @@
 """Connections and transactions of the store, and its driver's errors in our words."""
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
-from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.engine import URL, Connection, Engine, Row
 from sqlalchemy.pool import NullPool, QueuePool
 
 from elt_dagster.errors import AuthError, ConfigError, EltError, TransientError
@@ -65,6 +66,28 @@ class Database:
             with conn.begin():
                 yield conn
 
+    def glance(self, statement: str, *values: str) -> tuple[Any, ...] | None:
+        """The first row that ``statement`` gives at this moment, by the shortest way there is; its ``{}`` stand for ``values``."""
+        if self.file is not None:
+            statement = statement.format(*"?" * len(values))
+            with suppress(sqlite3.Error, exc.SQLAlchemyError):
+                return self._glance_at_file(statement, values)
+            with self.read() as conn:  # which says what is wrong
+                return _plain(conn.exec_driver_sql(statement, values).first())
+        with self.errors_in_words(), self.engine.connect() as conn:
+            conn.execution_options(isolation_level="AUTOCOMMIT")
+            return _plain(conn.exec_driver_sql(statement.format(*["%s"] * len(values)), values).first())
+
+    def _glance_at_file(self, statement: str, values: tuple[str, ...]) -> tuple[Any, ...] | None:
+        connection = self.engine.raw_connection()
+        try:
+            cursor = connection.cursor()
+            cursor.execute(statement, values)
+            found: tuple[Any, ...] | None = cursor.fetchone()
+            return found
+        finally:
+            connection.close()
+
     @contextmanager
     def write(self, *, wait_seconds: float | None = None) -> Iterator[Connection]:
         """A transaction: committed at the end, rolled back on any exception. SQLite lets one writer in at a time.
@@ -95,6 +118,10 @@ class Database:
         """Close idle connections; new ones are made when needed. ``inherited``, in a forked child, leaves them open for the parent."""
         if "engine" in self.__dict__:
             self.engine.dispose(close=not inherited)
+
+
+def _plain(row: Row[Any] | None) -> tuple[Any, ...] | None:
+    return None if row is None else tuple(row)
 
 
 def _sqlite_engine(url: URL, *, keeps_open: bool) -> Engine:

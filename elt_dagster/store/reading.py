@@ -1,8 +1,8 @@
 """What a connection to the database can read of one workspace."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable
-from typing import Any, TypeVar
+from collections.abc import Collection
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
@@ -18,11 +18,8 @@ from elt_dagster.store.records import (
     connection_from_row,
     sync_from_rows,
 )
-from elt_dagster.store.remembered import Memory
 from elt_dagster.store.schema import bindings, connections, syncs, workspaces
 from elt_dagster.store.versions import versions_at
-
-T = TypeVar("T")
 
 
 def find_workspace(conn: Connection, name: str, *, lock: bool = False) -> Workspace:
@@ -38,10 +35,9 @@ def find_workspace(conn: Connection, name: str, *, lock: bool = False) -> Worksp
 class Reader:
     """Reads of one workspace through one connection: they all see the same state."""
 
-    def __init__(self, conn: Connection, workspace: Workspace, memory: Memory | None = None) -> None:
+    def __init__(self, conn: Connection, workspace: Workspace) -> None:
         self._conn = conn
         self._workspace = workspace
-        self._memory = memory
 
     @property
     def revision(self) -> int:
@@ -53,6 +49,11 @@ class Reader:
         rows = self._conn.execute(sa.select(connections).where(self._mine(connections)))
         # sorted here, for databases disagree about the order of text
         return tuple(sorted((connection_from_row(r) for r in rows), key=lambda c: c.spec.name))
+
+    def connections_of(self, ids: Collection[str]) -> tuple[StoredConnection, ...]:
+        """Those with these ids, a page's at most, in any order."""
+        wanted = sa.select(connections).where(self._mine(connections) & connections.c.id.in_(ids))
+        return tuple(connection_from_row(r) for r in self._conn.execute(wanted))
 
     def connection(self, name: str) -> StoredConnection:
         """The connection called ``name``. Raises NotFoundError with the nearest match."""
@@ -89,9 +90,6 @@ class Reader:
 
         Raises NotFoundError when ``at`` begins behind a sync that is not there.
         """
-        return self._recalled(("page", wanted, at), lambda: self._sync_page(wanted, at), lambda page: len(page[0]))
-
-    def _sync_page(self, wanted: SyncFilter, at: Place) -> tuple[tuple[AnySync, ...], int]:
         which = self._mine(syncs) & wanted.clause()
         rows, total = page_of(self._conn, syncs, which, at)
         parts: dict[str, list[Row[Any]]] = defaultdict(list)
@@ -105,9 +103,6 @@ class Reader:
 
         Raises NotFoundError as `sync_page` does.
         """
-        return self._recalled(("bindings", wanted, at, sync_id), lambda: self._binding_page(wanted, at, sync_id), len)
-
-    def _binding_page(self, wanted: SyncFilter, at: Place, sync_id: str | None) -> list[tuple[str, AnySync]]:
         mine = self._mine(syncs) & wanted.clause() & (syncs.c.id == bindings.c.sync_id)
         # not joined: planners without statistics would sort all there is instead of going down the index
         which: sa.ColumnElement[bool] = sa.exists().where(mine).correlate(bindings)
@@ -139,7 +134,7 @@ class Reader:
     def kinds(self) -> dict[str, str]:
         """The connector of every connection, by name."""
         wanted = sa.select(connections.c.name, connections.c.connector).where(self._mine(connections))
-        return self._recalled("kinds", lambda: {row.name: row.connector for row in self._conn.execute(wanted)}, len)
+        return {row.name: row.connector for row in self._conn.execute(wanted)}
 
     def any_sync(self, slug: str) -> AnySync:
         """The sync with that slug, broken or not. Raises NotFoundError."""
@@ -147,8 +142,7 @@ class Reader:
 
     def any_sync_by_id(self, sync_id: str) -> AnySync:
         """The sync with that id, broken or not. Raises NotFoundError."""
-        otherwise = f"There is no sync with the id {sync_id!r}."
-        return self._recalled(("sync", sync_id), lambda: self._any(syncs.c.id == sync_id, otherwise), lambda _: 1)
+        return self._any(syncs.c.id == sync_id, f"There is no sync with the id {sync_id!r}.")
 
     def _any(self, which: sa.ColumnElement[bool], otherwise: str) -> AnySync:
         row = self._one(syncs, which)
@@ -158,9 +152,6 @@ class Reader:
 
     def sync_of_binding(self, binding_id: str) -> AnySync:
         """The sync that has the binding. Raises NotFoundError, also when it is in another workspace."""
-        return self._recalled(("binding", binding_id), lambda: self._sync_of_binding(binding_id), lambda _: 1)
-
-    def _sync_of_binding(self, binding_id: str) -> AnySync:
         wanted = sa.select(syncs).join(bindings).where(self._mine(syncs), bindings.c.id == binding_id)
         row = self._conn.execute(wanted).one_or_none()
         if row is None:
@@ -201,9 +192,6 @@ class Reader:
         if isinstance(found, BrokenSync):
             raise ConfigError(found.error)
         return found
-
-    def _recalled(self, question: Hashable, ask: Callable[[], T], size: Callable[[T], int]) -> T:
-        return ask() if self._memory is None else self._memory.recall(self._workspace, question, ask, size)
 
     @property
     def workspace(self) -> Workspace:

@@ -3,12 +3,11 @@ understanding rows, not into fetching them."""
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from collections.abc import Hashable
+from typing import Any
 
 from elt_dagster.store.records import Workspace
 
-T = TypeVar("T")
 SYNCS_KEPT = 4_000
 """In all; a page counts as many as it has."""
 WORKSPACES_KEPT = 100
@@ -26,19 +25,20 @@ class Memory:
         self._revisions: OrderedDict[str, int] = OrderedDict()
         self._used = 0
 
-    def recall(self, workspace: Workspace, question: Hashable, ask: Callable[[], T], size: Callable[[T], int]) -> T:
-        """What ``ask`` said when the workspace was of this revision, else what it says now. Raises what ``ask`` raises, which is not kept."""
-        key = (workspace.id, question)
+    def recall(self, workspace_id: str, revision: int, question: Hashable) -> tuple[Any, ...]:
+        """The answer, alone in a tuple, when the workspace was of this revision; empty if it is not known."""
+        key = (workspace_id, question)
         with self._lock:
-            if self._is_latest(workspace) and key in self._answers:
-                self._answers.move_to_end(key)
-                known: T = self._answers[key][1]
-                return known
-        found = ask()
+            if self._revisions.get(workspace_id) != revision or key not in self._answers:
+                return ()
+            self._answers.move_to_end(key)
+            return (self._answers[key][1],)
+
+    def keep(self, workspace: Workspace, question: Hashable, answer: object, size: int) -> None:
+        """Remember an answer, unless a later revision was seen."""
         with self._lock:
             if self._is_latest(workspace):
-                self._keep(key, size(found), found)
-        return found
+                self._keep((workspace.id, question), size, answer)
 
     def _is_latest(self, workspace: Workspace) -> bool:
         latest = self._revisions.get(workspace.id, -1)

@@ -6,10 +6,10 @@ import os
 import secrets
 import threading
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Row
@@ -28,7 +28,7 @@ from elt_dagster.store.full_refreshes import FullRefreshes
 from elt_dagster.store.lease import LEASE_SECONDS, Lease
 from elt_dagster.store.location import store_url
 from elt_dagster.store.reading import Reader, find_workspace
-from elt_dagster.store.records import AnySync, StoredConnection, StoredSync, Workspace, connection_from_row
+from elt_dagster.store.records import AnySync, BrokenSync, StoredConnection, StoredSync, Workspace, connection_from_row
 from elt_dagster.store.remembered import Memory
 from elt_dagster.store.replies import Replies
 from elt_dagster.store.schema import DEFAULT_WORKSPACE, connections, first_runs, workspaces
@@ -36,6 +36,8 @@ from elt_dagster.store.seal import SEALED, Keys
 from elt_dagster.store.transaction import Transaction
 from elt_dagster.store.upgrade import require_current, upgrade
 
+T = TypeVar("T")
+_SEEN = "SELECT id, revision FROM elt_workspaces WHERE name = {}"
 _open_stores: dict[str, "Store"] = {}
 _opening = threading.Lock()
 
@@ -96,7 +98,26 @@ class Store:
         """Several reads of one state of the workspace. Raises NotFoundError for an unknown workspace, as all methods do."""
         self.ensure_current()
         with self._database.read() as conn:
-            yield Reader(conn, find_workspace(conn, workspace), self._memory)
+            yield Reader(conn, find_workspace(conn, workspace))
+
+    def recall(
+        self, workspace: str, question: Hashable, ask: Callable[[Reader], T], size: Callable[[T], int] = lambda _: 1
+    ) -> T:
+        """What ``ask`` reads, or read when the workspace was of this revision (`stay_open`): it reads only what moves the revision when it changes,
+        ``question`` tells it from every other one, and nobody changes the answer. ``size`` is how many syncs that has. Raises what ``ask`` raises.
+        """
+        memory = self._memory
+        if memory is not None:
+            self.ensure_current()
+            seen = self._database.glance(_SEEN, workspace)
+            if seen is not None and (known := memory.recall(seen[0], seen[1], question)):
+                answer: T = known[0]
+                return answer
+        with self.reading(workspace) as reader:
+            found = ask(reader)
+            if memory is not None:
+                memory.keep(reader.workspace, question, found, size(found))
+            return found
 
     def revision(self, workspace: str = DEFAULT_WORKSPACE) -> int:
         """A number that grows with every change in the workspace."""
@@ -136,8 +157,14 @@ class Store:
 
     def sync_by_id(self, sync_id: str, *, workspace: str = DEFAULT_WORKSPACE) -> StoredSync:
         """The sync with that id. Raises NotFoundError, also when it is in another workspace; ConfigError when its row is broken."""
-        with self.reading(workspace) as reader:
-            return reader.sync_by_id(sync_id)
+        found = self.any_sync_by_id(sync_id, workspace=workspace)
+        if isinstance(found, BrokenSync):
+            raise ConfigError(found.error)
+        return found
+
+    def any_sync_by_id(self, sync_id: str, *, workspace: str = DEFAULT_WORKSPACE) -> AnySync:
+        """The sync with that id, broken or not. Raises NotFoundError, also when it is in another workspace."""
+        return self.recall(workspace, ("sync", sync_id), lambda reader: reader.any_sync_by_id(sync_id))
 
     # --- writing ---------------------------------------------------------------------------------------------------------------
 
