@@ -7,11 +7,10 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from starlette.concurrency import run_in_threadpool
 
 from elt_dagster.api.auth import authenticate, is_known
 from elt_dagster.api.errors import SYNCS, status_of
-from elt_dagster.api.one_thread import awaitable, finish
+from elt_dagster.api.one_thread import awaitable, finish, in_thread
 from elt_dagster.api.requests import CheckedRequest, check_address
 from elt_dagster.api.services import Caller
 from elt_dagster.errors import ConfigError, EltError
@@ -40,9 +39,9 @@ class KeyedRoute(APIRoute):
             if is_known(request):
                 authenticate(request)
             else:
-                await run_in_threadpool(authenticate, request)
+                await in_thread(authenticate, request)
             await request.body()
-            return await run_in_threadpool(_answer, request, inner)
+            return await in_thread(_answer, request, inner)
 
         return handle
 

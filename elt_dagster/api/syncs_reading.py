@@ -33,6 +33,7 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     **{part.field: ("executionConfig",) for part in PARTS},
 }
 _KEY = "apiKey"
+_KEY_GOES_TO = ("apiUrl", "address", "tls")
 _WRITTEN = {part.field: {name: written for written, name in part.names.items()} for part in PARTS}
 
 
@@ -61,7 +62,7 @@ class Reading:
         write_destination(data, envelope, sent.get("destination_config") or {}, self.destination)
         if sent.keys() & {"execution_config", "execution_mode", "execution_backend"}:
             changed = execution if "execution_config" not in sent else _merged(execution, sent["execution_config"])
-            self._refuse_reference(changed.get(_KEY), execution.get(_KEY))
+            self._refuse_reference(changed, execution)
             write_execution(data, envelope, changed)
         if self.body.entities is not None or self.body.table_bindings is not None:
             self._write_streams(data, envelope)
@@ -73,10 +74,17 @@ class Reading:
             return {name: getattr(self.body, name) for name in shown.SyncWanted.model_fields}
         return {name: getattr(self.body, name) for name in self.body.model_fields_set}
 
-    def _refuse_reference(self, key: Any, kept: Any) -> None:
-        if key is not None and key != kept and not self.may_refer:
+    def _refuse_reference(self, changed: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
+        """A key goes where the server's operator sends it: neither may it be another one's, nor may it go elsewhere."""
+        if changed.get(_KEY) is None or self.may_refer:
+            return
+        if changed[_KEY] != kept.get(_KEY):
             text = f"A reference to the environment or a file of the server may not be sent. Set {REFERENCES_VARIABLE}=1 there."
             raise _wrong(text, "executionConfig", _KEY)
+        moved = next((name for name in _KEY_GOES_TO if changed.get(name) != kept.get(name)), None)
+        if moved is not None:
+            text = f"The key is kept as it is, and {moved} changed. Send null for {_KEY}, or set {REFERENCES_VARIABLE}=1 on the server."
+            raise _wrong(text, "executionConfig", moved)
 
     @property
     def _bindings(self) -> Sequence[shown.TableBindingWanted]:

@@ -236,6 +236,11 @@ def test_the_key_of_a_backend_is_a_reference_that_the_server_has_to_allow(
     assert change(place, made, executionConfig={"pollSeconds": 3})["executionConfig"] == {**config, "pollSeconds": 3}
     changed = {"executionConfig": {"apiKey": {"file": "/etc/passwd"}}}
     assert ("body", "executionConfig", "apiKey") in place.invalid("PATCH", f"{SYNCS}/{made['id']}", json=changed)
+    elsewhere: dict[str, Any] = {"executionConfig": {"apiUrl": "http://other.example/api"}}
+    refused = place.invalid("PATCH", f"{SYNCS}/{made['id']}", json=elsewhere)
+    assert "The key is kept" in refused["body", "executionConfig", "apiUrl"]
+    elsewhere["executionConfig"]["apiKey"] = None
+    assert "apiKey" not in change(place, made, **elsewhere)["executionConfig"]
 
 
 def test_an_external_sync_may_not_have_a_trigger(place: Place) -> None:
