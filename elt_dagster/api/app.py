@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 
 from elt_dagster.api import bridges, connect, errors, loaders, syncs
 from elt_dagster.api.limits import RateLimiter
@@ -20,7 +21,8 @@ A key goes into `x-api-key`, `Authorization: Bearer` or the cookie `vai_token`, 
 
 def create_app(services: Services) -> FastAPI:
     """The application over ``services``; nothing is connected before the first request."""
-    app = FastAPI(
+    # the page of /docs comes from this server: a browser in a closed network, or behind a strict policy, would show nothing of a CDN's
+    app = FastAPIOffline(
         title="elt_dagster", version=version("elt-dagster"), description=DESCRIPTION, docs_url="/docs", redoc_url=None,
         openapi_url="/openapi.json", separate_input_output_schemas=False,
     )  # fmt: skip

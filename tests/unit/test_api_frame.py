@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -389,6 +390,18 @@ def test_an_address_cannot_write_a_line_of_its_own(place: Place, caplog: pytest.
 
 
 # --- the document ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_the_documentation_needs_no_other_server(server: Server) -> None:
+    browser = stranger(server)
+    page = browser.get("/docs").text
+    parts = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert [p.rpartition("/")[2] for p in parts if p.endswith((".js", ".css"))] == [
+        "swagger-ui.css",
+        "swagger-ui-bundle.js",
+    ]
+    assert [browser.get(part).status_code for part in parts] == [200] * len(parts)
+    assert "//" not in "".join(parts)
 
 
 def test_the_openapi_document_tells_every_answer(server: Server) -> None:
