@@ -16,9 +16,11 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.events import DagsterEvent  # noqa: TID251 - the public way writes the event before the status
 
 from elt_dagster.control.runs import LOST
 from elt_dagster.orchestration.tags import END_REASON_TAG, SYNC_ID_TAG
@@ -161,12 +163,22 @@ def end_run(instance: dg.DagsterInstance, run: dg.DagsterRun, seconds: float) ->
     worker = _own_worker(instance, run.run_id)
     if worker is None:
         _terminate(instance, now)
-    instance.report_run_failed(
-        now, told
-    )  # before its process dies, of which the code server would tell in words of its own
+    # before its process dies, of which the code server would tell in words of its own
+    _fail(instance, now, told)
     if worker is not None:
         _kill_with_children(worker)
     return True
+
+
+def _fail(instance: dg.DagsterInstance, run: dg.DagsterRun, told: str) -> None:
+    """Report a run as failed, and have it failed before it is reported.
+
+    Dagster writes the event first. Its daemon, which looks every few seconds, as our sensor does, may read that event while the run still counts as
+    started; it then decides that nothing is to be tried again, and does not look twice.
+    """
+    failed = DagsterEvent(event_type_value=dg.DagsterEventType.RUN_FAILURE.value, job_name=run.job_name, message=told)
+    instance.run_storage.handle_run_event(run.run_id, failed, datetime.now(UTC))
+    instance.report_run_failed(run, told)
 
 
 def _terminate(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:

@@ -160,6 +160,24 @@ def test_an_ended_run_is_failed_with_its_reason_once(instance: dg.DagsterInstanc
     assert not silence.end_run(instance, run, 200)
 
 
+def test_whoever_reads_that_a_run_failed_finds_it_failed(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, storage = under_way(instance), instance.event_log_storage
+    store_event, seen = storage.store_event, list[dg.DagsterRunStatus]()
+
+    def store(event: dg.EventLogEntry) -> None:
+        store_event(event)
+        if event.dagster_event_type is dg.DagsterEventType.RUN_FAILURE:
+            found = instance.get_run_by_id(run.run_id)
+            assert found is not None
+            seen.append(found.status)
+
+    monkeypatch.setattr(storage, "store_event", store)
+    assert silence.end_run(instance, run, 200)
+    assert seen == [dg.DagsterRunStatus.FAILURE], "else Dagster's daemon may decide that it is not tried again"
+
+
 def test_runs_of_others_are_let_alone(instance: dg.DagsterInstance) -> None:
     clock, run = Clock(), under_way(instance)
     watch = silence.Watch(clock)
