@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
-from elt_dagster.control.problems import Path, Problem
+from elt_dagster.control.problems import Path, Problem, value_at
 from elt_dagster.control.secrets import references
 from elt_dagster.control.validate import Kinds
 from elt_dagster.model.secret import MASK, is_reference
@@ -51,7 +51,7 @@ class Update:
         if self.references_too:
             places = address_fields(self.kinds)
             for path in references(self.sent):
-                if _dotted(path) not in places and _at(self.sent, path) == _at(self.stored, path):
+                if _dotted(path) not in places and value_at(self.sent, path) == value_at(self.stored, path):
                     yield path
 
 
@@ -133,12 +133,3 @@ def _pointer(path: Path) -> str:
 def _text(value: Any) -> str:
     """The same for a number and for its digits, as the models take both."""
     return "" if value is None else str(value).strip().rstrip("/").lower()
-
-
-def _at(value: Any, path: Path) -> Any:
-    for step in path:
-        try:
-            value = value[step]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return value

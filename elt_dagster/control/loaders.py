@@ -8,7 +8,7 @@ from elt_dagster.control.accounts import Accounts
 from elt_dagster.control.apply import ATTEMPTS, Applying, Wishes
 from elt_dagster.control.catalog import Provider, provider
 from elt_dagster.control.kept_secrets import Update
-from elt_dagster.control.problems import Path, parse, raise_problems
+from elt_dagster.control.problems import parse, raise_problems, value_at
 from elt_dagster.control.secrets import REFERENCES_VARIABLE, fill_masks, may_refer, references
 from elt_dagster.control.syncs import Syncs
 from elt_dagster.control.validate import Account, Discovery, Kinds, discover, find_kinds
@@ -194,7 +194,7 @@ class Loaders:
         if may_refer(self.workspace.environ):
             return
         for path in references(config):
-            if _inside(config, path) != _inside(kept, path):
+            if value_at(config, path) != value_at(kept, path):
                 text = "A reference to the environment or a file of the server may not be sent."
                 raise _at(
                     ("connections", 0, "config", *path),
@@ -309,15 +309,6 @@ def _spec(data: Mapping[str, Any]) -> SyncSpec:
     raise_problems(problems)
     assert spec is not None  # noqa: S101 - for the type checkers: without a problem it is there
     return spec
-
-
-def _inside(value: Any, path: Path) -> Any:
-    for step in path:
-        try:
-            value = value[step]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return value
 
 
 def _delete_unused(transaction: Transaction, connection_id: str) -> None:

@@ -100,7 +100,7 @@ def parse(kind: type[M], value: Any, *, path: Path = (), show: bool = True) -> t
     for detail in details:
         inner = (*_written_path(detail["loc"], value), *_deeper(detail))
         visible = show and not below_config((*path, *inner))
-        problems.append(Problem((*path, *inner), _sentence(detail, kind, inner, _value_at(value, inner), show=visible)))
+        problems.append(Problem((*path, *inner), _sentence(detail, kind, inner, value_at(value, inner), show=visible)))
     return None, problems
 
 
@@ -124,7 +124,7 @@ def _written_path(loc: Path, value: Any) -> Path:
         if isinstance(step, str) and isinstance(value, Mapping) and step not in value and i < len(loc) - 1:
             continue
         path.append(step)
-        value = _value_at(value, (step,))
+        value = value_at(value, (step,))
     return tuple(path)
 
 
@@ -133,7 +133,8 @@ def _deeper(detail: ErrorDetails) -> Path:
     return error.path if isinstance(error, MisplacedError) else ()
 
 
-def _value_at(value: Any, path: Path) -> Any:
+def value_at(value: Any, path: Path) -> Any:
+    """What stands at ``path``, through maps and lists; None where there is nothing."""
     for step in path:
         try:
             value = value[step]
