@@ -7,6 +7,7 @@ from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 
 from elt_dagster.api import bridges, connect, errors, loaders, syncs
+from elt_dagster.api.browsers import WebHeaders
 from elt_dagster.api.limits import RateLimiter
 from elt_dagster.api.requests import BodyLimit
 from elt_dagster.api.services import Services
@@ -25,10 +26,13 @@ def create_app(services: Services) -> FastAPI:
     app = FastAPIOffline(
         title="elt_dagster", version=version("elt-dagster"), description=DESCRIPTION, docs_url="/docs", redoc_url=None,
         openapi_url="/openapi.json", separate_input_output_schemas=False,
+        # the address of a redirect would be that of the Host header, which anybody may choose
+        redirect_slashes=False,
     )  # fmt: skip
     app.state.services = services
     app.state.limiter = RateLimiter()
     app.add_middleware(BodyLimit)
+    app.add_middleware(WebHeaders)
     errors.install(app)
     for router in (connect.router, bridges.router, syncs.router, loaders.router):
         app.include_router(router)

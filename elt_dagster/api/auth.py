@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import APIKeyCookie, APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
+from elt_dagster.api.browsers import is_forged
 from elt_dagster.api.services import Caller, Services
 from elt_dagster.errors import AuthError, TransientError
 
@@ -37,6 +38,11 @@ def authenticate(request: Request) -> Caller:
     if known is not None:
         return known
     services = services_of(request)
+    if _is_by_cookie(request) and is_forged(request, services.base_url):
+        raise KeyRefusedError(
+            "A page of another site has sent the cookie.",
+            fix="Send the key itself, in x-api-key or as Authorization: Bearer.",
+        )
     try:
         principal = services.access.principal(_key(request))
     except AuthError as error:
@@ -61,8 +67,16 @@ def is_known(request: Request) -> bool:
 
 
 def _given(request: Request) -> str:
-    given = request.headers.get("x-api-key") or _bearer_of(request) or request.cookies.get("vai_token")
+    given = _in_header(request) or request.cookies.get("vai_token")
     return given.strip() if given else ""
+
+
+def _in_header(request: Request) -> str | None:
+    return request.headers.get("x-api-key") or _bearer_of(request)
+
+
+def _is_by_cookie(request: Request) -> bool:
+    return not _in_header(request) and "vai_token" in request.cookies
 
 
 def _key(request: Request) -> str:

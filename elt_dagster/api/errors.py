@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import compile_path
 
 from elt_dagster.api.auth import KeyRefusedError, TooManyRequestsError
 from elt_dagster.control.syncs import ChangedMeanwhileError
@@ -109,7 +110,19 @@ def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, StarletteHTTPException)  # noqa: S101 - installed for these only
     if error.status_code == 422:
         return _invalid(request, [{"loc": ["query"], "msg": str(error.detail), "type": "value_error"}])
-    return answer(request, error.status_code, str(error.detail), headers=dict(error.headers or {}))
+    headers, text = dict(error.headers or {}), str(error.detail)
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed(request)) or headers.get("Allow", "")
+    if error.status_code == 404 and len(request.url.path) > 1 and request.url.path.endswith("/"):
+        text = "There is nothing at this address. Leave the slash at its end out."
+    return answer(request, error.status_code, text, headers=headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of an address. The router itself tells only those of the first of its routes."""
+    documented: Mapping[str, Mapping[str, Any]] = request.app.openapi()["paths"]
+    at = [methods for path, methods in documented.items() if compile_path(path)[0].match(request.url.path)]
+    return sorted({method.upper() for methods in at for method in methods})
 
 
 def _bug(request: Request, error: Exception) -> JSONResponse:
