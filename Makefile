@@ -34,6 +34,9 @@ servers: $(READY)
 run: $(READY)
 	@$(BIN)/python -m examples.run --port $(PORT)
 
+# Without its bytecode each of the hundreds of processes that the tests start, and each worker, compiles what it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The full check comes first, for it fails fastest.
 test: check servers
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
