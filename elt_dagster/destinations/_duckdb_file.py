@@ -22,8 +22,9 @@ from typing import Any
 
 import duckdb
 
+from elt_dagster.destinations._duckdb_instances import Instance, Settings, take
 from elt_dagster.destinations.base import TableRef
-from elt_dagster.destinations.sql import literal, quote
+from elt_dagster.destinations.sql import quote
 from elt_dagster.errors import CancelledError, DestinationError, EltError, TransientError
 from elt_dagster.sdk.cancellation import cancelled, interruptible
 
@@ -65,6 +66,7 @@ class Session:
 
     connection: duckdb.DuckDBPyConnection
     catalog: str
+    instance: Instance | None = None
 
     def table(self, table: TableRef) -> str:
         """The full quoted name; two parts alone are ambiguous when schema and file are called the same."""
@@ -109,16 +111,20 @@ class DatabaseFile:
         """
         deadline = time.monotonic() + self.timeout
         with self._among_threads(deadline), self._among_processes(deadline, shared=not write):
-            session = self._attach(deadline, write=write, temporary=temporary)
+            used, clean = self._instance(temporary), False
             try:
+                session = self._attach(deadline, used, write=write)
                 with interruptible(session.connection.interrupt):
                     yield session
+                clean = True
             finally:
-                session.connection.close()
+                used.leave(clean=clean)
 
     def suit(self, session: Session, columns: int) -> None:
         """Settle a session's threads and memory for writing a table of so many ``columns``."""
         if columns > _WIDE:
+            if session.instance is not None:
+                session.instance.changed = True
             session.run("SET threads = 1")
             if self.memory_limit is None:
                 session.run(f"SET memory_limit = '{DEFAULT_MEMORY + int(columns * _MB_PER_COLUMN)}MB'")
@@ -159,16 +165,19 @@ class DatabaseFile:
             _open_locks.discard(descriptor)
             os.close(descriptor)
 
-    def _attach(self, deadline: float, *, write: bool, temporary: Path | None) -> Session:
+    def _instance(self, temporary: Path | None) -> Instance:
+        settings = Settings(self.memory_limit or f"{DEFAULT_MEMORY}MB", self.threads)
+        try:
+            return take(settings, temporary)
+        except duckdb.Error as error:
+            raise explained(error, "applying memory_limit and threads") from None
+
+    def _attach(self, deadline: float, used: Instance, *, write: bool) -> Session:
         pause = _FIRST_PAUSE
         while True:
-            connection = self._new_connection(temporary)
             try:
-                connection.execute(f"ATTACH {literal(str(self.path))}{self._attach_options(write)}")
-                names = connection.execute("SELECT database_name FROM duckdb_databases() WHERE NOT internal").fetchall()
-                return Session(connection, next(n for (n,) in names if n != "memory"))
+                return Session(used.connection, used.attach(self.path, self._attach_options(write)), used)
             except duckdb.Error as error:
-                connection.close()
                 holder = _foreign_holder(error)
                 if holder is None:
                     raise explained(error, f"opening {self.path}") from None
@@ -178,26 +187,6 @@ class DatabaseFile:
     def _attach_options(self, write: bool) -> str:
         name = ' AS "memory_db"' if self.path.stem == "memory" else ""  # "memory" is what holds the attachment
         return f"{name} (READ_WRITE)" if write else f"{name} (READ_ONLY)"
-
-    def _new_connection(self, temporary: Path | None) -> duckdb.DuckDBPyConnection:
-        settings: dict[str, Any] = {
-            "memory_limit": self.memory_limit or f"{DEFAULT_MEMORY}MB",
-            "preserve_insertion_order": "false",
-            "autoinstall_known_extensions": "false",
-            "temp_directory": str(temporary or ""),
-        }
-        if self.threads is not None:
-            settings["threads"] = self.threads
-        try:
-            connection = duckdb.connect(":memory:", config=settings)
-        except duckdb.Error as error:
-            raise explained(error, "applying memory_limit and threads") from None
-        for statement in ("TimeZone = 'UTC'", "arrow_lossless_conversion = true"):
-            connection.execute(f"SET {statement}")
-        # In a notebook without ipywidgets there is no progress bar, and DuckDB refuses even to be told so.
-        with contextlib.suppress(duckdb.InvalidInputException):
-            connection.execute("SET enable_progress_bar = false")
-        return connection
 
     def _pause(self, deadline: float, give_up: Callable[[], EltError], seconds: float = 0.02) -> None:
         _stop_if_cancelled(self.path)
