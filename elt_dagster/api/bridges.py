@@ -8,12 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from elt_dagster.api import bridge_crossing
 from elt_dagster.api.auth import Authenticated
-from elt_dagster.api.errors import in_body
+from elt_dagster.api.errors import in_body, in_request
 from elt_dagster.api.routes import KeyedRoute
 from elt_dagster.api.words import moment
 from elt_dagster.control.bridges import Bridges, check_known, connector_name
 from elt_dagster.control.redirects import check_redirect_uri
-from elt_dagster.errors import ConfigError, NotFoundError
 from elt_dagster.store import Bridge
 
 
@@ -21,6 +20,8 @@ class BridgeRequest(BaseModel):
     """What a bridge is for, and where the person goes afterwards."""
 
     model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
         json_schema_extra={
             "examples": [
                 {
@@ -29,11 +30,11 @@ class BridgeRequest(BaseModel):
                     "redirect_uri": "https://yourapp.com/callback",
                 }
             ]
-        }
+        },
     )
 
     integration_id: str = Field(min_length=1, max_length=255, description="Which kind of account is connected.")
-    label: str = Field(min_length=1, max_length=255, description="What to call the connection.")
+    label: str = Field(min_length=1, max_length=255, pattern=r"\S", description="What to call the connection.")
     redirect_uri: str = Field(
         min_length=1, max_length=2000,
         description="Where the person is sent afterwards: https, or http on localhost; without a query or a fragment.",
@@ -88,7 +89,10 @@ class BridgeError(BaseModel):
 def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     said = {400: "The request is wrong", 401: "No valid API key", 404: "Not found", 409: "It is being carried out", 413: "Too large",
             429: "Too many requests"}  # fmt: skip
-    return {status: {"model": BridgeError, "description": said[status]} for status in statuses}
+    every: dict[int | str, dict[str, Any]] = {
+        status: {"model": BridgeError, "description": said[status]} for status in statuses
+    }
+    return {**every, "4XX": {"model": BridgeError, "description": "Anything else that is wrong with the request"}}
 
 
 router = APIRouter()
@@ -102,10 +106,8 @@ def list_bridges(
     limit: Annotated[int, Query(ge=1, le=100, description="How many.")] = 10,
 ) -> BridgePage:
     """Those that can still be crossed, newest first."""
-    try:
+    with in_request("query", "starting_after"):
         found, has_more = _of(caller).open_page(limit=limit, after=starting_after or None)
-    except NotFoundError:
-        raise ConfigError("There is no bridge to go on from.", fix="Begin at the first page.") from None
     return BridgePage(
         has_more=has_more,
         next_cursor=found[-1].id if has_more else None,

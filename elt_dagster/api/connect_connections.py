@@ -8,7 +8,7 @@ from elt_dagster.api import connect_models as shown
 from elt_dagster.api.auth import Authenticated
 from elt_dagster.api.connect_common import CONFLICT, MISSING, REFUSALS, UPSTREAM, After, Limit
 from elt_dagster.api.connect_words import after, chosen_so_far, paged, shown_connection, shown_integration
-from elt_dagster.api.errors import in_body
+from elt_dagster.api.errors import in_request
 from elt_dagster.api.routes import KeyedRoute
 from elt_dagster.control.integrations import integrations
 from elt_dagster.errors import ConfigError
@@ -28,7 +28,7 @@ def list_integrations(
     """What can be connected, by name: sources to read from and warehouses to load into."""
     every = [shown_integration(i) for i in integrations()]
     able = [(i.id, i) for i in every if ability is None or ability in i.abilities]
-    with in_body("starting_after"):
+    with in_request("query", "starting_after"):
         return paged(after(able, starting_after or None, limit), limit)
 
 
@@ -37,7 +37,7 @@ def list_connections(
     caller: Authenticated, starting_after: After = None, limit: Limit = 10
 ) -> shown.Paged[shown.Connection]:
     """Accounts at sources and warehouses, newest first; never a credential."""
-    with in_body("starting_after"):
+    with in_request("query", "starting_after"):
         page = caller.accounts.page(Place(limit=limit + 1, after=starting_after or None, newest_first=True))
     return paged([(c.id, shown_connection(c)) for c in page.items], limit)
 

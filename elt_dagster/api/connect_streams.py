@@ -27,7 +27,7 @@ from elt_dagster.api.connect_words import (
     stream_run_id,
     visible,
 )
-from elt_dagster.api.errors import in_body
+from elt_dagster.api.errors import in_request
 from elt_dagster.api.routes import KeyedRoute
 from elt_dagster.control.running import NotRunnableError
 from elt_dagster.errors import ConfigError, ConflictError, NotFoundError
@@ -47,7 +47,7 @@ def list_streams(
     if elt_sync_id is not None:
         visible(caller.syncs.find(elt_sync_id))
     place = Place(limit=limit + 1, after=starting_after or None, newest_first=True)
-    with in_body("starting_after"):
+    with in_request("query", "starting_after"):
         found = caller.syncs.streams_page(SyncFilter(without_statuses=HIDDEN), place, sync_id=elt_sync_id)
     marks = caller.syncs.marks_of([binding for binding, _, _ in found])
     return paged([(binding, shown_stream(sync, name, marks)) for binding, sync, name in found], limit)
@@ -141,7 +141,7 @@ def list_runs(
 ) -> shown.Paged[shown.EltStreamRun]:
     """Runs that loaded a stream, alone or with others, newest first: started from here, by a schedule, or in Dagster itself."""
     sync, name = stream_of(caller, elt_stream_id)
-    with in_body("starting_after"):
+    with in_request("query", "starting_after"):
         cursor = parts_of(starting_after) if starting_after else None
         if cursor is not None and cursor[1] != elt_stream_id:
             raise ConfigError("The cursor belongs to another stream.", fix="Begin at the first page.")

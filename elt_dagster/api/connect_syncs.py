@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Response
 
 from elt_dagster.api import connect_models as shown
 from elt_dagster.api.auth import Authenticated
@@ -30,10 +30,11 @@ from elt_dagster.api.connect_words import (
     shown_sync,
     visible,
 )
-from elt_dagster.api.errors import in_body
+from elt_dagster.api.documented import TAGGED
+from elt_dagster.api.errors import in_body, in_request
 from elt_dagster.api.routes import KeyedRoute
 from elt_dagster.api.services import Caller
-from elt_dagster.api.words import etag, expected_revision
+from elt_dagster.api.words import Revision, etag
 from elt_dagster.control.meant import meant
 from elt_dagster.control.setup import Draft, substreams
 from elt_dagster.errors import NotFoundError
@@ -49,7 +50,7 @@ def _answer(caller: Caller, sync: AnySync, response: Response) -> shown.EltSync:
     return shown_sync(sync, account_id=caller.principal.workspace_id, kinds=caller.syncs.kinds(), marks=marks)
 
 
-@router.post("", summary="Create an ELT sync", status_code=201, responses={**CONFLICT, **UPSTREAM})
+@router.post("", summary="Create an ELT sync", status_code=201, responses={201: TAGGED, **CONFLICT, **UPSTREAM})
 def create_sync(body: shown.EltSyncCreate, caller: Authenticated, response: Response) -> shown.EltSync:
     """A sync without streams, which nothing starts yet: add streams, then start it."""
     with in_body("connection_id"):
@@ -83,22 +84,24 @@ def list_syncs(
     if connection_id is not None:
         caller.accounts.get(connection_id)
     wanted = SyncFilter(without_statuses=HIDDEN, connection_id=connection_id)
-    with in_body("starting_after"):
+    with in_request("query", "starting_after"):
         page = caller.syncs.page(wanted, Place(limit=limit + 1, after=starting_after or None, newest_first=True))
     account = caller.principal.workspace_id
     items = [(s.id, shown_sync(s, account_id=account, kinds=page.kinds, marks=page.marks)) for s in page.items]
     return paged(items, limit)
 
 
-@router.get("/{id}", summary="Get an ELT sync", responses=MISSING)
+@router.get("/{id}", summary="Get an ELT sync", responses={200: TAGGED, **MISSING})
 def get_sync(sync: TheSync, caller: Authenticated, response: Response) -> shown.EltSync:
     """One sync with its streams. Its ETag changes with every change of it."""
     return _answer(caller, sync, response)
 
 
-@router.post("/{id}", summary="Update an ELT sync", responses={**MISSING, **CONFLICT, **CHANGED, **UPSTREAM})
+@router.post(
+    "/{id}", summary="Update an ELT sync", responses={200: TAGGED, **MISSING, **CONFLICT, **CHANGED, **UPSTREAM}
+)
 def update_sync(
-    sync: UsableSync, body: shown.EltSyncUpdate, caller: Authenticated, request: Request, response: Response
+    sync: UsableSync, body: shown.EltSyncUpdate, caller: Authenticated, revision: Revision, response: Response
 ) -> shown.EltSync:
     """Other settings, or another schedule. The source is asked whether it knows the settings."""
 
@@ -109,14 +112,17 @@ def update_sync(
             data["schedule"] = {**(data.get("schedule") or {}), "cron": body.sync_interval}
 
     with as_written():
-        changed = caller.syncs.update(sync.id, change, revision=expected_revision(request), by=caller.by)
+        changed = caller.syncs.update(sync.id, change, revision=revision, by=caller.by)
     return _answer(caller, changed, response)
 
 
-@router.delete("/{id}", summary="Delete an ELT sync", status_code=204, responses={**MISSING, **CONFLICT, **UPSTREAM})
+@router.delete(
+    "/{id}", summary="Delete an ELT sync", status_code=204, responses={**MISSING, **CONFLICT, **CHANGED, **UPSTREAM}
+)
 def delete_sync(
     sync: TheSync,
     caller: Authenticated,
+    revision: Revision,
     remove_data: Annotated[
         bool,
         Query(
@@ -125,25 +131,41 @@ def delete_sync(
     ] = False,
 ) -> None:
     """Remove a sync and its streams."""
-    caller.setup.remove(sync.id, tables=remove_data)
+    caller.setup.remove(sync.id, tables=remove_data, revision=revision)
 
 
-@router.post("/{id}/enable", summary="Switch the schedule on", status_code=204, responses={**MISSING, **CONFLICT})
-def enable_sync(sync: UsableSync, caller: Authenticated) -> None:
+@router.post(
+    "/{id}/enable",
+    summary="Switch the schedule on",
+    status_code=204,
+    responses={204: TAGGED, **MISSING, **CONFLICT, **CHANGED},
+)
+def enable_sync(sync: UsableSync, caller: Authenticated, revision: Revision, response: Response) -> None:
     """From now on the sync runs by its schedule."""
-    caller.setup.set_enabled(sync.id, True, by=caller.by)
+    response.headers["ETag"] = etag(caller.setup.set_enabled(sync.id, True, revision=revision, by=caller.by))
 
 
-@router.post("/{id}/disable", summary="Switch the schedule off", status_code=204, responses={**MISSING, **CONFLICT})
-def disable_sync(sync: UsableSync, caller: Authenticated) -> None:
+@router.post(
+    "/{id}/disable",
+    summary="Switch the schedule off",
+    status_code=204,
+    responses={204: TAGGED, **MISSING, **CONFLICT, **CHANGED},
+)
+def disable_sync(sync: UsableSync, caller: Authenticated, revision: Revision, response: Response) -> None:
     """From now on the sync runs only when it is asked to."""
-    caller.setup.set_enabled(sync.id, False, by=caller.by)
+    response.headers["ETag"] = etag(caller.setup.set_enabled(sync.id, False, revision=revision, by=caller.by))
 
 
-@router.post("/{id}/start", summary="Start an ELT sync", status_code=204, responses={**MISSING, **CONFLICT, **UPSTREAM})
-def start_sync(sync: UsableSync, caller: Authenticated) -> None:
+@router.post(
+    "/{id}/start",
+    summary="Start an ELT sync",
+    status_code=204,
+    responses={204: TAGGED, **MISSING, **CONFLICT, **CHANGED, **UPSTREAM},
+)
+def start_sync(sync: UsableSync, caller: Authenticated, revision: Revision, response: Response) -> None:
     """Switch the schedule on, and run once at once."""
-    caller.setup.start(sync.id, by=caller.by)
+    caller.setup.start(sync.id, revision=revision, by=caller.by)
+    response.headers["ETag"] = etag(caller.syncs.find(sync.id))
 
 
 @router.get("/{id}/status", summary="Where each stream is", responses={**MISSING, **UPSTREAM})
@@ -163,7 +185,7 @@ def _available(catalog: Catalog, cursor: str | None, limit: int | None) -> shown
     children = substreams(catalog)
     streams = [(s.name, shown_available(s, children[s.name])) for s in catalog]
     size = limit or (10 if cursor else max(1, len(streams)))
-    with in_body("starting_after"):
+    with in_request("query", "starting_after"):
         return paged(after(streams, cursor or None, size), size)
 
 
@@ -196,10 +218,16 @@ def get_source_streams(
     "/{id}/source_streams",
     summary="Add or change streams",
     status_code=201,
-    responses={**MISSING, **CONFLICT, **UPSTREAM},
+    responses={201: TAGGED, **MISSING, **CONFLICT, **CHANGED, **UPSTREAM},
 )
 def put_streams(
-    id: SyncId, sync: UsableSync, body: shown.SourceStreamsAdd, caller: Authenticated
+    id: SyncId,
+    sync: UsableSync,
+    body: shown.SourceStreamsAdd,
+    caller: Authenticated,
+    *,
+    revision: Revision,
+    response: Response,
 ) -> shown.SourceStreamsAdded:
     """Add streams and change those that are there; none is removed, and what a stream does not name stays. A name may differ from the source's
     by case, or by singular and plural."""
@@ -211,7 +239,8 @@ def put_streams(
         excluded |= children
     names = [s.name for s in body.source_streams]
     with as_written(names):
-        written = caller.setup.put_streams(sync.id, data, excluded, by=caller.by)
+        written = caller.setup.put_streams(sync.id, data, excluded, revision=revision, by=caller.by)
+    response.headers["ETag"] = etag(written)
     marks = caller.syncs.marks(written)
     found = meant(names, [binding.name for binding in written.spec.streams])
     return shown.SourceStreamsAdded(source_streams=[shown_stream(written, found[name], marks) for name in names])

@@ -37,9 +37,11 @@ def in_body(*path: str | int) -> Iterator[None]:
 
 @contextmanager
 def in_request(*loc: str) -> Iterator[None]:
-    """What is wrong inside is wrong with this part of the address: ``path`` or ``query``, then its name."""
+    """What is wrong inside is wrong with this part of the request: ``path``, ``query`` or ``header``, then its name. A conflict stays one."""
     try:
         yield
+    except ConflictError:
+        raise
     except ConfigError as error:
         raise RequestValidationError([{"loc": loc, "msg": str(error), "type": "value_error"}]) from None
 

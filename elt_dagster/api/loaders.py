@@ -7,11 +7,13 @@ from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Resp
 
 from elt_dagster.api import loaders_models as shown
 from elt_dagster.api.auth import Authenticated
+from elt_dagster.api.documented import COUNTED, TAGGED
 from elt_dagster.api.errors import in_body
 from elt_dagster.api.loaders_words import read_loader, shown_loader, shown_run, shown_types, told
 from elt_dagster.api.one_thread import awaitable
 from elt_dagster.api.routes import KeyedRoute
 from elt_dagster.api.services import Caller
+from elt_dagster.api.words import Revision, etag
 from elt_dagster.control.catalog import provider, providers
 from elt_dagster.control.loaders import Loader
 from elt_dagster.control.runs import LatestRuns
@@ -33,6 +35,9 @@ CONFLICT: Responses = {
 }
 UPSTREAM: Responses = {
     424: {"model": shown.Problem, "description": "The source, the warehouse or Dagster failed or cannot be reached"}
+}
+CHANGED: Responses = {
+    412: {"model": shown.Problem, "description": "It was changed meanwhile: If-Match has an older ETag"}
 }
 TOTAL = "X-Total-Count"
 RUNS = 100
@@ -88,6 +93,11 @@ def _shown(caller: Caller, found: Iterable[Loader]) -> list[shown.Loader]:
     ]
 
 
+def _answer(caller: Caller, loader: Loader, response: Response) -> shown.Loader:
+    response.headers["ETag"] = etag(loader)
+    return _shown(caller, [loader])[0]
+
+
 def _warehouse(caller: Caller, body: shown.LoaderWanted) -> StoredConnection:
     with in_body("loader_type"):
         provider(body.loader_type)
@@ -101,7 +111,7 @@ def list_types(caller: Here) -> list[shown.LoaderType]:
     return [kind for found in providers() for kind in shown_types(found)]
 
 
-@router.get("/loaders", summary="List loaders")
+@router.get("/loaders", summary="List loaders", responses={200: COUNTED})
 def list_loaders(caller: Here, place: Page, response: Response) -> list[shown.Loader]:
     """All of them, oldest first, or one page; `X-Total-Count` says how many there are."""
     if place is None:
@@ -113,35 +123,39 @@ def list_loaders(caller: Here, place: Page, response: Response) -> list[shown.Lo
     return _shown(caller, found)
 
 
-@router.post("/loaders", summary="Create a loader", status_code=201, responses={**CONFLICT, **UPSTREAM})
-def create_loader(body: shown.LoaderWanted, caller: Here) -> shown.Loader:
+@router.post("/loaders", summary="Create a loader", status_code=201, responses={201: TAGGED, **CONFLICT, **UPSTREAM})
+def create_loader(body: shown.LoaderWanted, caller: Here, response: Response) -> shown.Loader:
     """A source connection from `config` and an active sync that reads it, or neither. The source is asked for the streams."""
     warehouse = _warehouse(caller, body)
     with told():
         made = caller.loaders.create(read_loader(body, warehouse), by=caller.by)
-    return _shown(caller, [made])[0]
+    return _answer(caller, made, response)
 
 
-@router.get("/loaders/{loaderId}", summary="Get a loader")
-def get_loader(loader_id: LoaderId, caller: Here) -> shown.Loader:
-    """One of them."""
-    return _shown(caller, [caller.loaders.get(loader_id)])[0]
+@router.get("/loaders/{loaderId}", summary="Get a loader", responses={200: TAGGED})
+def get_loader(loader_id: LoaderId, caller: Here, response: Response) -> shown.Loader:
+    """One of them. Its ETag changes with every change of it or of its connection."""
+    return _answer(caller, caller.loaders.get(loader_id), response)
 
 
-@router.put("/loaders/{loaderId}", summary="Replace a loader", responses={**CONFLICT, **UPSTREAM})
-def replace_loader(loader_id: LoaderId, body: shown.LoaderReplaced, caller: Here) -> shown.Loader:
+@router.put(
+    "/loaders/{loaderId}", summary="Replace a loader", responses={200: TAGGED, **CONFLICT, **CHANGED, **UPSTREAM}
+)
+def replace_loader(
+    loader_id: LoaderId, body: shown.LoaderReplaced, caller: Here, revision: Revision, response: Response
+) -> shown.Loader:
     """Another loader in its place, of the same type; ids and tables stay. The mask of a secret stands for the one that is kept."""
     caller.loaders.get(loader_id)
     warehouse = _warehouse(caller, body)
     with told():
-        changed = caller.loaders.replace(loader_id, read_loader(body, warehouse), by=caller.by)
-    return _shown(caller, [changed])[0]
+        changed = caller.loaders.replace(loader_id, read_loader(body, warehouse), revision=revision, by=caller.by)
+    return _answer(caller, changed, response)
 
 
-@router.delete("/loaders/{loaderId}", summary="Delete a loader")
-def delete_loader(loader_id: LoaderId, caller: Here) -> shown.Deleted:
+@router.delete("/loaders/{loaderId}", summary="Delete a loader", responses=CHANGED)
+def delete_loader(loader_id: LoaderId, caller: Here, revision: Revision) -> shown.Deleted:
     """Remove it, and its connection unless something else uses that; the tables in the warehouse stay."""
-    caller.loaders.delete(loader_id)
+    caller.loaders.delete(loader_id, revision=revision)
     return shown.Deleted()
 
 
@@ -155,7 +169,7 @@ def trigger_loader(loader_id: LoaderId, caller: Here) -> shown.LoaderRun:
     return shown_run(caller.running.get(run_id)[0], workspace_id=caller.principal.workspace_id)
 
 
-@router.get("/loaders/{loaderId}/runs", summary="List the runs of a loader", responses=UPSTREAM)
+@router.get("/loaders/{loaderId}/runs", summary="List the runs of a loader", responses={200: COUNTED, **UPSTREAM})
 def list_runs(loader_id: LoaderId, caller: Here, place: Page, response: Response) -> list[shown.LoaderRun]:
     """Its runs, newest first: the newest 100, or one page; `X-Total-Count` says how many there are."""
     caller.loaders.get(loader_id)

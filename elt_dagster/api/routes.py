@@ -9,7 +9,8 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from elt_dagster.api.auth import authenticate, is_known
-from elt_dagster.api.errors import SYNCS, status_of
+from elt_dagster.api.documented import MAX_KEY, of_keyed_route
+from elt_dagster.api.errors import SYNCS, in_request, status_of
 from elt_dagster.api.one_thread import awaitable, finish, in_thread
 from elt_dagster.api.requests import CheckedRequest, check_address
 from elt_dagster.api.services import Caller
@@ -18,8 +19,7 @@ from elt_dagster.store import Reply
 from elt_dagster.store.request_ids import within_request
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-IDEMPOTENCY_HEADER = "idempotency-key"
-MAX_KEY = 255
+IDEMPOTENCY_HEADER, _NAMED = "idempotency-key", "Idempotency-Key"
 _KEPT_HEADERS = ("content-type", "etag", "location")
 
 
@@ -27,6 +27,7 @@ class KeyedRoute(APIRoute):
     """A route that needs an API key. One thread does all of it, once the body is there."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **more: Any) -> None:
+        more["openapi_extra"] = of_keyed_route(set(more.get("methods") or ()), more.get("status_code") or 200)
         super().__init__(path, endpoint if inspect.iscoroutinefunction(endpoint) else awaitable(endpoint), **more)
 
     def get_route_handler(self) -> Handler:
@@ -79,9 +80,11 @@ def _once(request: Request, caller: Caller, inner: Handler) -> Response:
     if key is None:
         return finish(inner(request))
     if not key or len(key) > MAX_KEY or not key.isprintable():
-        raise ConfigError(f"The Idempotency-Key needs 1 to {MAX_KEY} printable characters.")
+        with in_request("header", _NAMED):
+            raise ConfigError(f"The Idempotency-Key needs 1 to {MAX_KEY} printable characters.")
     replies, workspace = caller.services.store.replies, caller.principal.workspace_id
-    known = replies.begin(workspace, key, finish(_digest(request)))
+    with in_request("header", _NAMED):
+        known = replies.begin(workspace, key, finish(_digest(request)))
     if known is not None:
         return Response(known.body, known.status, {**known.headers, "Idempotent-Replayed": "true"})
     try:

@@ -4,18 +4,19 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 
 from elt_dagster.api import syncs_models as shown
 from elt_dagster.api import syncs_run_models as runs
 from elt_dagster.api.auth import Authenticated
+from elt_dagster.api.documented import TAGGED
 from elt_dagster.api.errors import in_body, in_request
 from elt_dagster.api.one_thread import awaitable
 from elt_dagster.api.routes import KeyedRoute
 from elt_dagster.api.services import Caller
 from elt_dagster.api.syncs_reading import Reading
 from elt_dagster.api.syncs_words import shown_provider, shown_run, shown_sync
-from elt_dagster.api.words import etag, expected_revision
+from elt_dagster.api.words import Revision, etag
 from elt_dagster.control import catalog
 from elt_dagster.control.secrets import may_refer
 from elt_dagster.model import RunMode, SyncStatus
@@ -103,7 +104,7 @@ def list_syncs(
     )
 
 
-@router.post("", summary="Create a sync", status_code=201, responses={**CONFLICT, **UPSTREAM})
+@router.post("", summary="Create a sync", status_code=201, responses={201: TAGGED, **CONFLICT, **UPSTREAM})
 def create_sync(body: shown.SyncWanted, caller: Authenticated, response: Response) -> shown.Sync:
     """A new sync: a draft, unless a status is sent. The source is asked for the streams that are chosen, and knows their columns."""
     with in_body("connectionId"):
@@ -154,28 +155,30 @@ def retry_run(run_id: RunId, caller: Authenticated, body: runs.RetryWanted | Non
     return _run(caller, caller.running.retry(str(run_id), run_mode=mode, by=caller.by))
 
 
-@router.get("/{sync_id}", summary="Get a sync", responses=MISSING)
+@router.get("/{sync_id}", summary="Get a sync", responses={200: TAGGED, **MISSING})
 def get_sync(sync_id: SyncId, caller: Authenticated, response: Response) -> shown.Sync:
     """One sync with its streams. Its ETag changes with every change of it."""
     return _answer(caller, caller.syncs.find(str(sync_id)), response)
 
 
-@router.patch("/{sync_id}", summary="Update a sync", responses={**MISSING, **CONFLICT, **CHANGED, **UPSTREAM})
+@router.patch(
+    "/{sync_id}", summary="Update a sync", responses={200: TAGGED, **MISSING, **CONFLICT, **CHANGED, **UPSTREAM}
+)
 def update_sync(
-    sync_id: SyncId, body: shown.SyncChange, caller: Authenticated, request: Request, response: Response
+    sync_id: SyncId, body: shown.SyncChange, caller: Authenticated, revision: Revision, response: Response
 ) -> shown.Sync:
     """Change what is named, and nothing else. The source is asked about streams that are new."""
     caller.syncs.find(str(sync_id))
     reading = Reading(body, _warehouse(caller, body), may_refer(caller.workspace.environ))
     with reading.told():
-        sync = caller.syncs.update(str(sync_id), reading.apply, revision=expected_revision(request), by=caller.by)
+        sync = caller.syncs.update(str(sync_id), reading.apply, revision=revision, by=caller.by)
     return _answer(caller, sync, response)
 
 
 @router.delete("/{sync_id}", summary="Delete a sync", status_code=204, responses={**MISSING, **CONFLICT, **CHANGED})
-def delete_sync(sync_id: SyncId, caller: Authenticated, request: Request) -> None:
+def delete_sync(sync_id: SyncId, caller: Authenticated, revision: Revision) -> None:
     """Remove a sync and its streams; the tables in the warehouse stay."""
-    caller.syncs.delete(str(sync_id), revision=expected_revision(request))
+    caller.syncs.delete(str(sync_id), revision=revision)
 
 
 # --- runs --------------------------------------------------------------------------------------------------------------------

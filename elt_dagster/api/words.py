@@ -4,10 +4,12 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
-from fastapi import Request
+from fastapi import Depends, Header
 
+from elt_dagster.api.one_thread import awaitable
+from elt_dagster.control.loaders import Loader
 from elt_dagster.control.syncs import ChangedMeanwhileError
 from elt_dagster.errors import ConfigError
 from elt_dagster.store import AnySync
@@ -22,14 +24,22 @@ def moment(at: datetime | None) -> str | None:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if at is not None else None
 
 
-def etag(sync: AnySync) -> str:
-    """What changes with every change of a sync."""
-    return f'"{sync.revision}"'
+def etag(found: AnySync | Loader) -> str:
+    """What changes with every change of a sync, or of a loader."""
+    return f'"{found.revision}"'
 
 
-def expected_revision(request: Request) -> int | None:
+def expected_revision(
+    if_match: Annotated[
+        str | None,
+        Header(
+            description="The `ETag` of the last answer: what somebody else has changed since is not overwritten (412).",
+            examples=['"42"'],
+        ),
+    ] = None,
+) -> int | None:
     """The revision that ``If-Match`` asks for; None where anything will do. Raises ChangedMeanwhileError for a tag that is none of ours."""
-    given = request.headers.get("if-match", "").strip()
+    given = (if_match or "").strip()
     if given in ("", "*"):
         return None
     match = re.fullmatch(r'(?:W/)?"(\d{1,18})"', given)
@@ -38,6 +48,10 @@ def expected_revision(request: Request) -> int | None:
             "The If-Match header is no ETag that this server has given.", fix="Send the ETag of the last answer."
         )
     return int(match[1])
+
+
+Revision = Annotated[int | None, Depends(awaitable(expected_revision))]
+"""Of what is to be changed, as whoever asks has seen it; None for any."""
 
 
 class Spelling:

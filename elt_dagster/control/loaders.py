@@ -10,7 +10,7 @@ from elt_dagster.control.catalog import Provider, provider
 from elt_dagster.control.kept_secrets import Update
 from elt_dagster.control.problems import parse, raise_problems, value_at
 from elt_dagster.control.secrets import REFERENCES_VARIABLE, fill_masks, may_refer, references
-from elt_dagster.control.syncs import Syncs
+from elt_dagster.control.syncs import Syncs, expect
 from elt_dagster.control.validate import Account, Discovery, Kinds, discover, find_kinds
 from elt_dagster.control.vault import HeldVault
 from elt_dagster.control.workspace import Workspace
@@ -53,6 +53,11 @@ class Loader:
     def config(self) -> dict[str, Any]:
         """The settings of the sync, without those of the connection."""
         return {} if isinstance(self.sync, BrokenSync) else dict(self.sync.spec.settings)
+
+    @property
+    def revision(self) -> int:
+        """The workspace's revision that the last change of either made."""
+        return max(self.sync.revision, self.connection.revision if self.connection is not None else 0)
 
 
 @dataclass(frozen=True)
@@ -128,14 +133,15 @@ class Loaders:
         making.run(by, wanted.name, before=absent, also=beside)
         return self.get(self.workspace.store.sync(slug, workspace=self.workspace.name).id)
 
-    def replace(self, loader_id: str, wanted: Wanted, *, by: str = "") -> Loader:
+    def replace(self, loader_id: str, wanted: Wanted, *, revision: int | None = None, by: str = "") -> Loader:
         """Another loader in the place of one; what a loader cannot say of its sync stays as it was. A mask stands for the secret that is kept.
 
-        Raises as `create` does, NotFoundError, ConfigError for another connector, and ConflictError for other settings of a connection that
-        other syncs use.
+        Raises as `create` does, NotFoundError, ConfigError for another connector, ConflictError for other settings of a connection that
+        other syncs use, and ChangedMeanwhileError for a loader that is not of ``revision``.
         """
         for _ in range(ATTEMPTS):
             before = self.get(loader_id)
+            expect(before.revision, revision, before.sync)
             if isinstance(before.sync, BrokenSync):
                 raise ConfigError(before.sync.error)
             try:
@@ -170,7 +176,9 @@ class Loaders:
         making = _Making(self.workspace, kinds, connection.spec.name, config, spec, filled, known)
 
         def unmoved(transaction: Transaction) -> None:
-            if transaction.sync_by_id(sync.id).revision != sync.revision:
+            # what somebody else has sent for either would be overwritten
+            now = (transaction.sync_by_id(sync.id).revision, transaction.connection_by_id(connection.id).revision)
+            if now != (sync.revision, connection.revision):
                 raise _MovedError
 
         def beside(transaction: Transaction, connection: StoredConnection) -> None:
@@ -202,11 +210,14 @@ class Loaders:
                     f"Send the secret itself, or set {REFERENCES_VARIABLE}=1 there.",
                 )
 
-    def delete(self, loader_id: str) -> None:
-        """Remove a loader, and its own connection unless something else uses that by now; its tables stay. Raises NotFoundError."""
-        self.get(loader_id)
+    def delete(self, loader_id: str, *, revision: int | None = None) -> None:
+        """Remove a loader, and its own connection unless something else uses that by now; its tables stay. Raises NotFoundError,
+        ChangedMeanwhileError."""
+        before = self.get(loader_id)
+        expect(before.revision, revision, before.sync)
         with self.workspace.store.transaction(self.workspace.name) as transaction:
             found = transaction.any_sync_by_id(loader_id)
+            expect(found.revision, before.sync.revision if revision is not None else None, found)
             transaction.delete_sync(found.slug)
             own = found.envelope.get(OWN) if isinstance(found, StoredSync) else None
             if own is not None:
@@ -292,12 +303,15 @@ def _data(wanted: Wanted, found: Provider, connection: str) -> dict[str, Any]:
 
 
 def _replaced(before: SyncSpec, data: Mapping[str, Any]) -> dict[str, Any]:
-    """The sync with ``data`` in it; the zone of its schedule and what else is known of its streams stay."""
+    """The sync with ``data`` in it; the zone of its schedule, what starts it where the schedule is the same, and what else is known of its streams
+    stay."""
     kept = before.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     known = {s["name"]: s for s in kept.get("streams", ())}
     streams = [{**known.get(s.get("name"), {}), **s} for s in data["streams"]]
     schedule = {**(kept.get("schedule") or {}), **data["schedule"]} if data["schedule"] else None
-    return {**kept, **data, "streams": streams, "schedule": schedule}
+    whole = {**kept, **data, "streams": streams, "schedule": schedule}
+    is_same = (schedule or {}).get("cron") == (before.schedule.cron if before.schedule is not None else None)
+    return {**whole, "trigger_mode": kept.get("trigger_mode")} if is_same else whole
 
 
 def _of_connection(wanted: Wanted, found: Provider) -> dict[str, Any]:

@@ -99,6 +99,7 @@ class Setup:
         streams: Sequence[Mapping[str, Any]],
         excluded: Mapping[str, Sequence[str]],
         *,
+        revision: int | None = None,
         by: str = "",
     ) -> StoredSync:
         """Add or change streams as `Syncs.put_streams` does; ``excluded`` are child streams, by stream, that stay out.
@@ -106,13 +107,14 @@ class Setup:
         Names are taken as people write them (`meant`). Raises as it does, and ConfigError where a stream has no such child or the sync loads it.
         """
         try:
-            return self._put_streams(sync_id, streams, excluded, by=by)
+            return self._put_streams(sync_id, streams, excluded, revision=revision, by=by)
         except ConfigError as error:
             names = self._names_meant(sync_id, streams, error)
             if not names:
                 raise
         renamed = [{**stream, "name": names.get(stream["name"], stream["name"])} for stream in streams]
-        return self._put_streams(sync_id, renamed, {names.get(n, n): c for n, c in excluded.items()}, by=by)
+        children = {names.get(n, n): c for n, c in excluded.items()}
+        return self._put_streams(sync_id, renamed, children, revision=revision, by=by)
 
     def _names_meant(self, sync_id: str, streams: Sequence[Mapping[str, Any]], error: ConfigError) -> dict[str, str]:
         """Other names of ``streams``, after these were refused: the source has not all of them, or one of them is loaded under its own name."""
@@ -127,6 +129,7 @@ class Setup:
         streams: Sequence[Mapping[str, Any]],
         excluded: Mapping[str, Sequence[str]],
         *,
+        revision: int | None,
         by: str,
     ) -> StoredSync:
         if any(excluded.values()):
@@ -140,31 +143,32 @@ class Setup:
             if kept:
                 envelope[EXCLUDED] = kept
 
-        return self._syncs.put_streams(sync_id, streams, by=by, also=leave_out)
+        return self._syncs.put_streams(sync_id, streams, revision=revision, by=by, also=leave_out)
 
-    def set_enabled(self, sync_id: str, enabled: bool, *, by: str = "") -> StoredSync:
-        """Switch the schedule of a sync. Raises ConfigError for one without streams, which has nothing to load."""
-        return set_enabled(self._syncs, sync_id, enabled, by=by)
+    def set_enabled(self, sync_id: str, enabled: bool, *, revision: int | None = None, by: str = "") -> StoredSync:
+        """Switch the schedule of a sync. Raises ConfigError for one without streams, which has nothing to load; ChangedMeanwhileError."""
+        return set_enabled(self._syncs, sync_id, enabled, revision=revision, by=by)
 
-    def start(self, sync_id: str, *, by: str = "") -> str:
-        """Activate a sync and run it at once; the run's id. Raises ConfigError for one without streams, ConflictError while a run is active."""
-        sync = self._syncs.get(sync_id)
+    def start(self, sync_id: str, *, revision: int | None = None, by: str = "") -> str:
+        """Activate a sync and run it at once; the run's id. Raises ConfigError for one without streams, ConflictError while a run is active,
+        ChangedMeanwhileError."""
+        sync = self._syncs.get(sync_id, revision=revision)
         _refuse_empty(sync)
         self.running.refuse_second(sync)
         if sync.spec.status is not SyncStatus.ACTIVE:
-            self._syncs.set_status(sync_id, SyncStatus.ACTIVE, by=by)
+            self._syncs.set_status(sync_id, SyncStatus.ACTIVE, revision=revision, by=by)
         return self.running.trigger(sync_id, by=by)
 
-    def remove(self, sync_id: str, *, tables: bool = False) -> None:
-        """Remove a sync, and its ``tables`` in the warehouse if asked. Raises ConflictError while a run is loading them; whatever the warehouse says,
-        and then the sync is there still."""
+    def remove(self, sync_id: str, *, tables: bool = False, revision: int | None = None) -> None:
+        """Remove a sync, and its ``tables`` in the warehouse if asked. Raises ChangedMeanwhileError; ConflictError while a run is loading them;
+        whatever the warehouse says, and then the sync is there still."""
         if not tables:
-            self._syncs.delete(sync_id)
+            self._syncs.delete(sync_id, revision=revision)
             return
-        sync = self._syncs.get(sync_id)
+        sync = self._syncs.get(sync_id, revision=revision)
         with self.running.alone(sync):
             self._drop_tables(sync)
-            self._syncs.delete(sync_id)
+            self._syncs.delete(sync_id, revision=revision)
 
     def _drop_tables(self, sync: StoredSync) -> None:
         connections = StoreConnections(self.workspace.store, self.workspace.name, self.workspace.environ)
@@ -172,13 +176,15 @@ class Setup:
         warehouse.drop(sync.spec.dataset, sorted(sync.binding_ids.values()))
 
 
-def set_enabled(syncs: Syncs, sync_id: str, enabled: bool, *, by: str = "") -> StoredSync:
-    """Switch the schedule of a sync, for which no run is asked. Raises ConfigError for one without streams, which has nothing to load."""
-    sync = syncs.get(sync_id)
+def set_enabled(syncs: Syncs, sync_id: str, enabled: bool, *, revision: int | None = None, by: str = "") -> StoredSync:
+    """Switch the schedule of a sync, for which no run is asked. Raises ConfigError for one without streams, which has nothing to load;
+    ChangedMeanwhileError."""
+    sync = syncs.get(sync_id, revision=revision)
     if not enabled and sync.spec.status is SyncStatus.DRAFT:
         return sync
     _refuse_empty(sync)
-    return syncs.set_status(sync_id, SyncStatus.ACTIVE if enabled else SyncStatus.PAUSED, by=by)
+    wanted = SyncStatus.ACTIVE if enabled else SyncStatus.PAUSED
+    return syncs.set_status(sync_id, wanted, revision=revision, by=by)
 
 
 def excluded_substreams(sync: StoredSync) -> dict[str, list[str]]:

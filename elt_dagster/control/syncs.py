@@ -60,9 +60,11 @@ class Syncs:
         ids = [b for s in items if isinstance(s, StoredSync) for b in s.binding_ids.values()]
         return SyncPage(items, total, kinds, self.marks_of(ids) if marks else {})
 
-    def get(self, sync_id: str) -> StoredSync:
-        """One sync. Raises NotFoundError; ConfigError when its row is broken."""
-        return self.workspace.store.sync_by_id(sync_id, workspace=self.workspace.name)
+    def get(self, sync_id: str, *, revision: int | None = None) -> StoredSync:
+        """One sync. Raises NotFoundError; ConfigError when its row is broken; ChangedMeanwhileError when it is not of ``revision``."""
+        found = self.workspace.store.sync_by_id(sync_id, workspace=self.workspace.name)
+        expect(found.revision, revision, found)
+        return found
 
     def find(self, sync_id: str) -> AnySync:
         """One sync, broken or not. Raises NotFoundError."""
@@ -172,7 +174,7 @@ class Syncs:
         """
         for _ in range(ATTEMPTS):
             stored = self.get(sync_id)
-            _expect(stored, revision)
+            expect(stored.revision, revision, stored)
             data = stored.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
             envelope = dict(stored.envelope)
             change(data, envelope)
@@ -196,7 +198,7 @@ class Syncs:
         """Remove a sync with its bindings, also one whose row is broken; its tables stay. Raises NotFoundError, ChangedMeanwhileError."""
         with self.workspace.store.transaction(self.workspace.name) as transaction:
             found = transaction.any_sync_by_id(sync_id)
-            _expect(found, revision)
+            expect(found.revision, revision, found)
             transaction.delete_sync(found.slug)
         return found
 
@@ -208,6 +210,7 @@ class Syncs:
         streams: Sequence[Mapping[str, Any]],
         *,
         also: Change | None = None,
+        revision: int | None = None,
         by: str = "",
     ) -> StoredSync:
         """Add streams, or change those that are there: fields that a stream does not name stay, None takes one away. Each is plain data with a
@@ -225,7 +228,7 @@ class Syncs:
 
         order: list[str] = []
         try:
-            return self.update(sync_id, change, by=by)
+            return self.update(sync_id, change, revision=revision, by=by)
         except EltError as error:
             sent = [s["name"] for s in streams]
             error.details = [(_as_sent(path, order, sent), text) for path, text in error.details]
@@ -323,8 +326,9 @@ def schema_of(slug: str) -> str:
     return f"raw_{plain}"[:MAX_SLUG] if plain.startswith("pg_") or plain == "information_schema" else plain
 
 
-def _expect(found: AnySync, revision: int | None) -> None:
-    if revision is not None and found.revision != revision:
+def expect(now: int, revision: int | None, found: AnySync) -> None:
+    """Raises ChangedMeanwhileError where ``found`` is of another revision ``now`` than is expected; None expects nothing."""
+    if revision is not None and now != revision:
         raise ChangedMeanwhileError(
             f"The sync {found.slug!r} was changed meanwhile.",
             fix="Read it again and send the new ETag.",

@@ -969,3 +969,24 @@ def test_every_route_of_the_dialect_documents_what_it_answers(stage: Stage) -> N
         assert "{id}" not in name or "404" in operation["responses"], name
         assert all(operation[word] for word in ("summary", "description", "tags")), name
     assert CANARY not in str(document)
+
+
+def test_no_step_overwrites_what_somebody_else_has_changed(stage: Stage) -> None:
+    path = f"/elt_syncs/{stage.sync([{'name': 'label'}])['id']}"
+    before = stage.client.get(path).headers["etag"]
+    seen = stage.client.post(f"{path}/source_streams", json={"source_streams": [{"name": "adverts"}]}).headers["etag"]
+    assert seen == stage.client.get(path).headers["etag"] != before
+    body = {"source_streams": [{"name": "label", "full_sync_always": True}]}
+    stale = {"headers": {"if-match": before}}
+    stage.refused("POST", f"{path}/source_streams", 412, json=body, **stale)
+    for method, end in (
+        ("POST", "/enable"),
+        ("POST", "/start"),
+        ("DELETE", ""),
+        ("DELETE", "?removeDataReferences=true"),
+    ):
+        stage.refused(method, f"{path}{end}", 412, **stale)
+    assert (stage.client.get(path).headers["etag"], stage.runs.views) == (seen, [])
+    for step in ("enable", "disable", "start"):
+        seen = stage.client.post(f"{path}/{step}", headers={"if-match": seen}).headers["etag"]
+    stage.ask("DELETE", path, 204, headers={"if-match": seen})

@@ -470,3 +470,52 @@ def test_a_paused_loader_runs_when_it_is_asked_and_a_draft_does_not(place: Place
     assert "draft" in place.ask("POST", f"{path}/trigger", 409)["error"]
     place.ask("PUT", path, json={**made, "status": "paused"})
     place.ask("POST", f"{path}/trigger", 201)
+
+
+# --- what others have changed, and what a loader cannot say --------------------------------------------------------------------
+
+
+def test_a_loader_that_somebody_else_has_changed_is_not_overwritten(place: Place) -> None:
+    made = place.client.post(base(place), json=body(place))
+    path, wanted = f"{base(place)}/{made.json()['id']}", {**body(place), "config": {"token": MASK, "region": "south"}}
+    tag = made.headers["etag"]
+    assert place.client.get(path).headers["etag"] == tag
+    changed = place.client.put(path, json={**wanted, "name": "Mine"}, headers={"if-match": tag})
+    assert (changed.status_code, changed.headers["etag"] != tag) == (200, True)
+    for stale in (tag, '"none-of-ours"'):
+        assert (
+            "ETag"
+            in place.ask("PUT", path, 412, json={**wanted, "name": "Theirs"}, headers={"if-match": stale})["error"]
+        )
+        place.ask("DELETE", path, 412, headers={"if-match": stale})
+    assert place.ask("GET", path)["name"] == "Mine"
+    assert place.ask("DELETE", path, headers={"if-match": changed.headers["etag"]}) == {"status": "deleted"}
+
+
+def test_other_credentials_alone_are_a_change_of_the_loader(place: Place) -> None:
+    made = place.client.post(base(place), json=body(place))
+    path = f"{base(place)}/{made.json()['id']}"
+    assert place.client.put(path, json=body(place, config={"token": "other", "region": "south"})).status_code == 200
+    answer = place.client.put(path, json=body(place), headers={"if-match": made.headers["etag"]})
+    assert answer.status_code == 412, "the credentials of somebody else would be lost"
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        {"triggerMode": "on_create"},
+        {"triggerMode": "manual", "schedule": {"cron": "0 6 * * *", "timezone": "Asia/Tokyo"}},
+    ],
+    ids=["on-create", "schedule-kept-back"],
+)
+def test_what_starts_a_sync_stays_when_a_loader_is_put_back(place: Place, trigger: dict[str, Any]) -> None:
+    sync = place.ask("POST", "/api/v1/syncs", 201, json={
+        "connectionId": place.source, "name": "Made elsewhere", "entities": ["orders"], **trigger,
+    })  # fmt: skip
+    path = f"{base(place)}/{sync['id']}"
+    loader = place.ask("GET", path)
+    place.ask("PUT", path, json={**loader, "name": "Renamed"})
+    now = place.ask("GET", f"/api/v1/syncs/{sync['id']}")
+    assert (now["triggerMode"], now["schedule"]) == (sync["triggerMode"], sync["schedule"])
+    place.ask("PUT", path, json={**loader, "schedule": "0 7 * * *"})
+    assert place.ask("GET", f"/api/v1/syncs/{sync['id']}")["triggerMode"] == "scheduled"

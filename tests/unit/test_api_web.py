@@ -157,3 +157,49 @@ def test_a_slash_too_many_leads_nowhere_and_never_to_another_host(place: Place) 
         answer = place.client.get(path, headers={"Host": "evil.example"}, follow_redirects=False)
         assert (answer.status_code, answer.headers.get("location")) == (404, None)
         assert "slash" in answer.json()[field]
+
+
+# --- what the document tells of headers --------------------------------------------------------------------------------------
+
+
+def test_the_openapi_document_tells_of_every_header_that_is_read_or_answered(place: Place) -> None:
+    paths = place.client.get("/openapi.json").json()["paths"]
+    for path, methods in paths.items():
+        for method, operation in methods.items():
+            if "security" not in operation:
+                continue
+            read = {p["name"].lower() for p in operation.get("parameters", ()) if p["in"] == "header"}
+            assert ("idempotency-key" in read) is (method == "post"), (method, path)
+            assert ("if-match" in read) is ("412" in operation["responses"]), (method, path)
+            done = next(answer for code, answer in operation["responses"].items() if code.startswith("2"))
+            assert {"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"} <= done["headers"].keys()
+            assert "Retry-After" in operation["responses"]["429"]["headers"]
+            if "if-match" in read and method != "delete":
+                assert "ETag" in done["headers"], (method, path)
+    changing = {(m, p) for p, ms in paths.items() for m, op in ms.items() if "412" in op["responses"]}
+    assert changing == {
+        ("post", "/elt_syncs/{id}"), ("delete", "/elt_syncs/{id}"), ("post", "/elt_syncs/{id}/source_streams"),
+        ("post", "/elt_syncs/{id}/enable"), ("post", "/elt_syncs/{id}/disable"), ("post", "/elt_syncs/{id}/start"),
+        ("patch", "/api/v1/syncs/{sync_id}"), ("delete", "/api/v1/syncs/{sync_id}"),
+        ("put", "/api/v1/workspaces/{id}/loaders/{loaderId}"), ("delete", "/api/v1/workspaces/{id}/loaders/{loaderId}"),
+    }  # fmt: skip
+
+
+def test_a_wrong_header_or_cursor_is_told_by_its_name(place: Place) -> None:
+    made = {"connectionId": place.source, "name": "Once"}
+    place.ask("POST", SYNCS, 201, json=made, headers={"Idempotency-Key": "one"})
+    found = place.invalid("POST", SYNCS, json={**made, "name": "Twice"}, headers={"Idempotency-Key": "one"})
+    assert "came with another request" in found["header", "Idempotency-Key"]
+    for path in ("/connections", "/elt_syncs", "/elt_streams", "/integrations", "/connection_bridges"):
+        told = place.ask("GET", f"{path}?starting_after=nothing", 400)["message"]
+        assert told.startswith("query.starting_after: "), (path, told)
+
+
+def test_a_field_that_a_bridge_does_not_have_is_told(place: Place) -> None:
+    bridge = {"integration_id": "postgres", "label": "x", "redirect_uri": "https://app.example/back"}
+    # what was meant to be authorised anew would be made a second time
+    assert (
+        "/conection_id: "
+        in place.ask("POST", "/connection_bridges", 400, json={**bridge, "conection_id": "x"})["message"]
+    )
+    assert "/label: " in place.ask("POST", "/connection_bridges", 400, json={**bridge, "label": "  "})["message"]
