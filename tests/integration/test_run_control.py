@@ -1,9 +1,12 @@
-"""Run control in a real Dagster with its daemon: retries by Dagster and by us, limits, what happens to runs whose sync changes while they wait."""
+"""Run control in a real Dagster with its daemon: retries by Dagster and by us, limits, runs that fall silent, what happens to runs whose sync
+changes while they wait. One ``dagster dev`` for all of it.
+"""
 
 import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from tests.integration.test_live_syncs import Deployment, assets
 
 pytestmark = pytest.mark.slow
 ONE: dict[str, Any] = {"streams": [{"name": "public.orders"}]}
+SILENT: dict[str, Any] = {"max_retries": 1, "retry_delay_seconds": 0.1, "heartbeat_timeout_seconds": 10}
 ONE_AT_A_TIME = """
 run_coordinator:
   module: dagster
@@ -35,6 +39,8 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
             "killed": {"execution": {**quick, "max_retries": 1, "overlap": "skip"}, **ONE},
             "long": {"execution": {**quick, "max_retries": 0, "max_runtime_seconds": 3}, **ONE},
             "busy": {"execution": {**quick, "max_retries": 2}},
+            "stopped": {"execution": SILENT, "streams": [{"name": "public.customers"}]},
+            "blocked": {"execution": {**SILENT, "stall_timeout_seconds": 10}, **ONE},
             "holds": {**ONE},
             "paused": {**ONE},
             "archived": {**ONE},
@@ -42,7 +48,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         }
         for slug, more in syncs.items():
             found.project.put(shop(slug=slug, schema=slug, **more))
-        found.wait(lambda shown: {f"{slug}/orders" for slug in syncs} <= assets(shown), "the syncs")
+        found.wait(lambda shown: set(syncs) <= {key.partition("/")[0] for key in assets(shown)}, "the syncs")
         yield found
     finally:
         for name in list(found.processes):
@@ -103,6 +109,37 @@ def test_steps_are_tried_again_for_what_time_may_mend_and_for_nothing_else(deplo
     assert (orders.cursor_before, orders.cursor_after) == (None, "2026-01-01T00:00:03+00:00")
 
 
+def test_a_stopped_worker_and_a_read_that_blocks_are_ended_and_resumed(deployment: Deployment, runs: Runs) -> None:
+    project = deployment.project
+    project.say("rows", 3_000)
+    project.say("orders.slow", 2)
+    project.say("customers.slow", 60)
+    stopped, blocked = runs.launch("stopped"), runs.launch("blocked")
+    wait_for(runs, stopped, lambda v: any(s.status is RunStatus.RUNNING for s in v.streams))
+    worker = worker_of(deployment, stopped)
+    os.kill(worker, signal.SIGSTOP)
+    wait_for_rows(runs, blocked, 1_000)
+    project.say("orders.slow", 600)
+    for run_id, stream in ((stopped, "public.customers"), (blocked, "public.orders")):
+        view = wait_for(runs, run_id)
+        assert (view.result_class, view.reason) == (ResultClass.FAILURE, "heartbeat_timeout")
+        assert view.error is not None
+        assert "gave no sign of life" in view.error
+        assert [(s.stream, s.reason) for s in view.failures] == [(stream, "heartbeat_timeout")]
+        (project.folder / f"{stream.rpartition('.')[2]}.slow").write_text("")
+    assert is_gone(worker)
+    for run_id in (stopped, blocked):
+        again = next_attempt(runs, run_id)
+        assert (again.status, again.attempt, again.parent_id) == (RunStatus.COMPLETED, 2, run_id)
+    project.say("rows", "")
+    (orders,) = again.streams
+    assert orders.rows is not None
+    assert orders.rows < 3_000, "it went on from what the first attempt had committed"
+    assert orders.cursor_before is not None
+    assert project.rows("SELECT count(*), count(DISTINCT id) FROM blocked.orders") == [(3_000, 3_000)]
+    assert project.rows("SELECT count(*) FROM stopped.customers") == [(3_000,)]
+
+
 @pytest.mark.again("half a minute of a queue; what a run loads of an earlier version is tested without one")
 def test_runs_in_the_queue_outlive_that_their_sync_is_paused_archived_or_deleted(
     deployment: Deployment, runs: Runs, monkeypatch: pytest.MonkeyPatch
@@ -136,3 +173,15 @@ def test_runs_in_the_queue_outlive_that_their_sync_is_paused_archived_or_deleted
     for slug in ("archived", "deleted"):
         with pytest.raises(NotFoundError, match="Is it archived"):
             runs.launch(slug)
+
+
+def is_gone(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().split()[2] == "Z"
+
+
+def wait_for_rows(runs: Runs, run_id: str, rows: int) -> None:
+    end = time.monotonic() + 60
+    while not any(p.rows >= rows for p in runs.events(run_id).progress):
+        assert time.monotonic() < end
+        time.sleep(0.3)

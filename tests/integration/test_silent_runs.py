@@ -1,92 +1,19 @@
-"""Runs that fall silent are ended with a reason, and started again from where they had committed: in a real Dagster with its daemon."""
+"""Runs that fall silent are ended with a reason: when, and which; `test_run_control` has them in a real Dagster."""
 
-import os
-import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
 
-from elt_dagster.control.runs import ResultClass, Runs, RunStatus
 from elt_dagster.orchestration import silence
 from elt_dagster.orchestration.heartbeat import Pulse
-from elt_dagster.orchestration.runs import open_runs
 from elt_dagster.orchestration.tags import SYNC_ID_TAG
-from tests.integration.dagster_project import shop
-from tests.integration.running_dagster import next_attempt, started_dagster, wait_for, worker_of
-from tests.integration.test_live_syncs import SHOWN, Deployment, assets
-
-QUICK: dict[str, Any] = {"max_retries": 1, "retry_delay_seconds": 0.1, "heartbeat_timeout_seconds": 10}
-
-
-@pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    found = started_dagster(tmp_path_factory.mktemp("silent"))
-    try:
-        one = {"streams": [{"name": "public.orders"}]}
-        found.project.put(
-            shop(slug="stopped", schema="stopped", execution=QUICK, streams=[{"name": "public.customers"}])
-        )
-        found.project.put(
-            shop(slug="blocked", schema="blocked", execution={**QUICK, "stall_timeout_seconds": 10}, **one)
-        )
-        found.wait(lambda shown: {"stopped/customers", "blocked/orders"} <= assets(shown), "the syncs", SHOWN)
-        yield found
-    finally:
-        for name in list(found.processes):
-            found.kill(name)
-
-
-@pytest.mark.slow
-def test_a_stopped_worker_and_a_read_that_blocks_are_ended_and_resumed(deployment: Deployment) -> None:
-    project = deployment.project
-    project.say("rows", 3_000)
-    project.say("orders.slow", 2)
-    project.say("customers.slow", 60)
-    with open_runs(webserver_url=f"http://127.0.0.1:{deployment.port}") as runs:
-        stopped, blocked = runs.launch("stopped"), runs.launch("blocked")
-        wait_for(runs, stopped, lambda v: any(s.status is RunStatus.RUNNING for s in v.streams))
-        worker = worker_of(deployment, stopped)
-        os.kill(worker, signal.SIGSTOP)
-        wait_for_rows(runs, blocked, 1_000)
-        project.say("orders.slow", 600)
-        for run_id, stream in ((stopped, "public.customers"), (blocked, "public.orders")):
-            view = wait_for(runs, run_id)
-            assert (view.result_class, view.reason) == (ResultClass.FAILURE, "heartbeat_timeout")
-            assert view.error is not None
-            assert "gave no sign of life" in view.error
-            assert [(s.stream, s.reason) for s in view.failures] == [(stream, "heartbeat_timeout")]
-            (project.folder / f"{stream.rpartition('.')[2]}.slow").write_text("")
-        assert is_gone(worker)
-        for run_id in (stopped, blocked):
-            again = next_attempt(runs, run_id)
-            assert (again.status, again.attempt, again.parent_id) == (RunStatus.COMPLETED, 2, run_id)
-        (orders,) = again.streams
-        assert orders.rows is not None
-        assert orders.rows < 3_000, "it went on from what the first attempt had committed"
-        assert orders.cursor_before is not None
-    assert project.rows("SELECT count(*), count(DISTINCT id) FROM blocked.orders") == [(3_000, 3_000)]
-    assert project.rows("SELECT count(*) FROM stopped.customers") == [(3_000,)]
-
-
-def is_gone(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return not stat.exists() or stat.read_text().split()[2] == "Z"
-
-
-def wait_for_rows(runs: Runs, run_id: str, rows: int) -> None:
-    end = time.monotonic() + 60
-    while not any(p.rows >= rows for p in runs.events(run_id).progress):
-        assert time.monotonic() < end
-        time.sleep(0.3)
 
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.local_temp() as found:
+    with dg.DagsterInstance.ephemeral() as found:
         yield found
 
 
