@@ -89,7 +89,7 @@ class TableBinding(_Camel):
 
 
 class Sync(_Camel):
-    """A configured sync."""
+    """A configured sync. ``etag`` is empty in lists."""
 
     id: str
     slug: str
@@ -114,6 +114,8 @@ class Sync(_Camel):
     created_by: str | None = None
     updated_at: datetime | None = None
     updated_by: str | None = None
+    etag: str = ""
+    """What it was when it was read: changes under it fail where somebody else was quicker."""
 
 
 class Run(_Camel):
@@ -229,7 +231,7 @@ class StreamState(_Answer):
 
 
 class Draft(_Answer):
-    """A sync as the Connect dialect tells of it."""
+    """A sync as the Connect dialect tells of it. ``etag`` as in `Sync`."""
 
     id: str
     status: str
@@ -237,7 +239,79 @@ class Draft(_Answer):
     source_connection_id: str
     destination_connection_id: str
     destination_schema_name: str
+    account_id: str = ""
+    """The workspace's id."""
+    source_integration_id: str = ""
+    destination_integration_id: str = ""
     sync_interval: str | None = None
     start_date: date | None = None
     config: Mapping[str, Any] = Field(default_factory=dict)
     source_streams: tuple[Stream, ...] = ()
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    etag: str = ""
+
+
+class SelectedStream(_Answer):
+    """A stream of a loader."""
+
+    name: str
+    sync_mode: str
+
+
+class Loader(_Answer):
+    """A connection and the sync that reads it, as one thing; secrets of ``config`` are masks. ``etag`` as in `Sync`."""
+
+    id: str
+    workspace_id: str
+    source_id: str
+    """The warehouse."""
+    name: str
+    loader_type: str
+    config: Mapping[str, Any]
+    target_schema: str
+    selected_streams: tuple[SelectedStream, ...]
+    sync_mode: str
+    status: str
+    schedule: str | None = None
+    status_error: str = ""
+    created_by: str | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    last_run_at: datetime | None = None
+    last_run_id: str | None = None
+    etag: str = ""
+
+
+class LoaderRun(_Answer):
+    """One run of a loader: one run of Dagster."""
+
+    id: str
+    loader_id: str
+    workspace_id: str
+    status: str
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    rows_loaded: int = 0
+    streams_total: int = 0
+    streams_failed: int = 0
+    error_message: str = ""
+    triggered_by: str | None = None
+    job_id: str | None = None
+    created_at: datetime | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it has ended."""
+        return self.status in FINAL
+
+
+class LoaderType(_Answer):
+    """A connector that can be read from, under one of its names."""
+
+    type: str
+    name: str
+    description: str = ""
+    config_schema: Mapping[str, Any] = Field(default_factory=dict)
+    streams: tuple[Mapping[str, Any], ...] = ()
+    """Those that every account has."""

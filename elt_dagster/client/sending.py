@@ -80,6 +80,18 @@ class Sending:
 
         Raises NotFoundError, ConflictError, ConfigError, AuthError and others as the server says; TransientError when it stays away or busy.
         """
+        return self.ask_tagged(method, path, params=params, body=body, headers=headers)[0]
+
+    def ask_tagged(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[Any, str]:
+        """As `ask`, with the answer's ``ETag``; empty where there is none."""
         told = {**(headers or {}), **({"Idempotency-Key": str(uuid.uuid4())} if method == "POST" else {})}
         asked = {name: value for name, value in (params or {}).items() if value is not None}
         lost = False
@@ -100,8 +112,8 @@ class Sending:
                 self._wait(attempt, _retry_after(response))
                 continue
             if lost and method == "DELETE" and response.status_code == 404:
-                return None  # the answer that was lost was the one that said so
-            return self._judged(response)
+                return None, ""  # the answer that was lost was the one that said so
+            return self._judged(response), response.headers.get("etag", "")
         raise AssertionError("unreachable")  # the loop returns or raises
 
     def cursor_pages(self, path: str, params: Mapping[str, Any] | None = None) -> Iterator[Any]:
@@ -124,6 +136,25 @@ class Sending:
             offset += len(found)
             if not page.get("hasNext") or not found:
                 return
+
+    def numbered_pages(self, path: str) -> Iterator[Any]:
+        """Rows of a list of the Loaders dialect, a page at a time, as they are asked for."""
+        page = 1
+        while True:
+            found = self.ask("GET", path, params={"page": page, "page_size": PAGE})
+            if not isinstance(found, list):
+                raise SourceError("The server sent a list that is none.", fix="Check the address.")
+            yield from found
+            if len(found) < PAGE:
+                return
+            page += 1
+
+    def is_ready(self) -> bool:
+        """What ``/readyz`` says, asked once; False where nobody answers."""
+        try:
+            return self._http.get("/readyz").is_success
+        except httpx.TransportError:
+            return False
 
     def _wait(self, attempt: int, asked: float | None) -> None:
         backoff = 2.0**attempt * (0.5 + random.random() / 2)  # noqa: S311 - spread, no secret
