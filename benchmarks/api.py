@@ -155,6 +155,8 @@ def _runs(sync_ids: list[str], size: Size) -> None:
     from elt_dagster.orchestration.tags import SYNC_ID_TAG, SYNC_TAG
 
     with dg.DagsterInstance.get() as instance:
+        # which keeps a connection: with one for each statement this takes ten minutes
+        instance.optimize_for_webserver(statement_timeout=20_000, pool_recycle=3600, max_overflow=1)
         for number in range(size.runs):
             at = number % len(sync_ids)
             tags = {

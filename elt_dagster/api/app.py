@@ -34,8 +34,9 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(BodyLimit)
     app.add_middleware(WebHeaders)
     errors.install(app)
-    for router in (connect.router, bridges.router, syncs.router, loaders.router):
-        app.include_router(router)
+    for router in (*connect.ROUTERS, *bridges.ROUTERS, syncs.router, loaders.router):
+        # not included, which would have each router try the address for itself, and then its routes once more
+        app.router.routes.extend(router.routes)
     _add_health(app, services)
     return app
 

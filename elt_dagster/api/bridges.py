@@ -95,7 +95,6 @@ def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {**every, "4XX": {"model": BridgeError, "description": "Anything else that is wrong with the request"}}
 
 
-router = APIRouter()
 _keyed = APIRouter(route_class=KeyedRoute, tags=["Connection bridges"])
 
 
@@ -156,5 +155,4 @@ def _moment(at: datetime) -> str:
     return moment(at) or ""
 
 
-router.include_router(_keyed)
-router.include_router(bridge_crossing.router)
+ROUTERS = (_keyed, bridge_crossing.router)

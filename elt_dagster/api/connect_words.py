@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from elt_dagster.api import connect_models as shown
-from elt_dagster.api.words import Kept
 from elt_dagster.control.integrations import START_DATE, Integration, integration
+from elt_dagster.control.kept import Kept
 from elt_dagster.control.runs import RunStatus, RunView, StreamRun
 from elt_dagster.control.setup import EXCLUDED, excluded_substreams
 from elt_dagster.control.snapshots import Situation, Snapshot, StreamState, Trigger
@@ -51,6 +51,7 @@ _FIELDS: Mapping[str, str] = {
     "streams": "source_streams",
 }
 _UNMARKED = Kept[StoredSync, shown.EltSync]()
+_STREAM_RUNS = Kept[RunView, shown.EltStreamRun]()
 _STREAM_FIELDS = {"cursor_field": "incremental_pointer_id"}
 
 
@@ -267,6 +268,11 @@ def parts_of(stream_run: str) -> tuple[str, str]:
 
 def shown_run(view: RunView, part: StreamRun, *, sync_id: str, binding_id: str) -> shown.EltStreamRun:
     """One stream of a run."""
+    key = stream_run_id(view.id, binding_id)
+    return _STREAM_RUNS.of(key, view, lambda _: _shown_run(view, part, sync_id, binding_id))
+
+
+def _shown_run(view: RunView, part: StreamRun, sync_id: str, binding_id: str) -> shown.EltStreamRun:
     over = part.status.is_final or view.status.is_final
     waiting = shown.StreamRunStatus.FAILED if over else shown.StreamRunStatus.RUNNING
     found = _RUN_STATUS.get(part.status, shown.StreamRunStatus.FAILED)

@@ -6,6 +6,7 @@ from typing import Any
 
 from elt_dagster.api import loaders_models as shown
 from elt_dagster.control.catalog import Provider, canonical
+from elt_dagster.control.kept import Kept
 from elt_dagster.control.loaders import Loader, Wanted
 from elt_dagster.control.runs import LatestRuns, RunView
 from elt_dagster.engine import defaults
@@ -33,6 +34,7 @@ _FIELDS: Mapping[str, str] = {
     "trigger_mode": "schedule",
 }
 _OPEN = frozenset({"config", "settings"})
+_RUNS = Kept[RunView, shown.LoaderRun]()
 _STREAM_FIELDS = {"name": "name", "load_mode": "sync_mode"}
 
 
@@ -145,6 +147,10 @@ def _mode(sync: StoredSync, streams: Sequence[shown.SelectedStream]) -> shown.Lo
 
 def shown_run(view: RunView, *, workspace_id: str) -> shown.LoaderRun:
     """A run of a loader."""
+    return _RUNS.of(f"{view.id} {workspace_id}", view, lambda _: _shown_run(view, workspace_id))
+
+
+def _shown_run(view: RunView, workspace_id: str) -> shown.LoaderRun:
     summary = view.summary
     work = view.backend
     return shown.LoaderRun(

@@ -9,8 +9,9 @@ from pydantic.alias_generators import to_camel
 from elt_dagster.api import syncs_models as shown
 from elt_dagster.api import syncs_run_models as run_models
 from elt_dagster.api.syncs_configs import shown_destination, shown_execution
-from elt_dagster.api.words import Kept, Spelling
+from elt_dagster.api.words import Spelling
 from elt_dagster.control.catalog import Provider, Resource
+from elt_dagster.control.kept import Kept
 from elt_dagster.control.runs import LatestRuns, RunView
 from elt_dagster.control.validate import job_of
 from elt_dagster.engine import defaults
@@ -32,6 +33,7 @@ BINDINGS = "table_bindings"
 """In a sync's envelope: what this dialect keeps of each stream."""
 _NOTHING = LatestRuns()
 _WITHOUT_RUNS = Kept[StoredSync, shown.Sync]()
+_RUNS = Kept[RunView, run_models.Run]()
 _LOAD_WORDS = {mode: shown.LoadModeWord(LOAD_MODES.write(mode)) for mode in LoadMode}
 
 
@@ -136,6 +138,11 @@ def _binding(sync: StoredSync, binding: TableBinding, kept: Mapping[str, Any]) -
 
 def shown_run(view: RunView, spec: SyncSpec) -> run_models.Run:
     """A run of a sync; where the run itself does not say how it is carried out, the sync does."""
+    said_by_sync = f"{view.id} {spec.execution_mode} {spec.execution_backend}"
+    return _RUNS.of(said_by_sync, view, lambda _: _shown_run(view, spec))
+
+
+def _shown_run(view: RunView, spec: SyncSpec) -> run_models.Run:
     work = view.backend
     backend = view.execution_backend or spec.execution_backend.value
     return run_models.Run(

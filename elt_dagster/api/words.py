@@ -1,10 +1,9 @@
 """What the dialects share in writing: moments, ETags, spellings of a word that two sides call differently."""
 
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header
 
@@ -15,8 +14,6 @@ from elt_dagster.errors import ConfigError
 from elt_dagster.store import AnySync
 
 W = TypeVar("W", bound=StrEnum)
-S = TypeVar("S")
-V = TypeVar("V")
 
 
 def moment(at: datetime | None) -> str | None:
@@ -71,22 +68,3 @@ class Spelling:
         if text not in self._read:
             raise ConfigError(f"{text[:60]!r} is not known.", fix=f"Allowed: {', '.join(self._written.values())}.")
         return self._read[text]
-
-
-class Kept(Generic[S, V]):
-    """What was made of an object, for as long as it is that very object that is asked about; the store gives the same one until it changes."""
-
-    def __init__(self, most: int = 4_000) -> None:
-        self._made: dict[str, tuple[S, V]] = {}
-        self._most = most
-
-    def of(self, key: str, source: S, make: Callable[[S], V]) -> V:
-        """What ``make`` made of ``source``, whose name is ``key``. Nobody may change it."""
-        known = self._made.get(key)
-        if known is not None and known[0] is source:
-            return known[1]
-        if len(self._made) >= self._most:
-            self._made.clear()
-        made = make(source)
-        self._made[key] = source, made
-        return made

@@ -27,10 +27,19 @@ class EndedRuns:
             for run_id in found:
                 self._runs.move_to_end(run_id)
         unknown = [i for i in run_ids if i not in found]
-        for run in read(unknown) if unknown else ():
-            found[run["runId"]] = run
-            self._note(run)
+        found |= {run["runId"]: run for run in (self.noted(read(unknown)) if unknown else ())}
         return [found[i] for i in run_ids if i in found]
+
+    def knows(self, run_ids: Sequence[str]) -> bool:
+        """Whether there is nothing to read for any of them, but whether it is still there."""
+        with self._lock:
+            return all(run_id in self._runs for run_id in run_ids)
+
+    def noted(self, runs: Sequence[Run]) -> list[Run]:
+        """``runs``, as they were read just now."""
+        for run in runs:
+            self._note(run)
+        return list(runs)
 
     def _note(self, run: Run) -> None:
         ended = run["endTime"] or run["updateTime"]

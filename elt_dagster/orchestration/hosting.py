@@ -22,7 +22,7 @@ from dagster._core.workspace.context import WorkspaceProcessContext  # noqa: TID
 from dagster._core.workspace.load_target import EmptyWorkspaceTarget, WorkspaceFileTarget, WorkspaceLoadTarget  # noqa: TID251
 
 from elt_dagster.errors import ConfigError, TransientError
-from elt_dagster.orchestration._sqlite_storage import quicken
+from elt_dagster.orchestration._quick_storages import quicken
 from elt_dagster.orchestration.graphql import ABOUT_DEFINITIONS, data_of
 
 DEFAULT_WORKSPACE_FILE = "workspace.yaml"

@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
+from elt_dagster.control.kept import Kept
 from elt_dagster.control.runs import BackendRun, RunStatus, RunView
 from elt_dagster.errors import NotFoundError
 from elt_dagster.orchestration import graphql
 from elt_dagster.orchestration.launching import Launcher
-from elt_dagster.orchestration.run_lists import GraphQLLists, InstanceLists, RunLists
+from elt_dagster.orchestration.run_lists import GraphQLLists, InstanceLists, Run, RunLists
 from elt_dagster.orchestration.run_reading import Event, GraphQLReader, InstanceReader, RunReader, no_run
 from elt_dagster.orchestration.run_views import (
     JobStream,
@@ -51,6 +52,7 @@ class RunDetails:
         self._transport, self._launcher, self._hosts = transport, launcher, hosts
         self._followed: dict[str, _Followed] = {}
         self._ended: dict[str, tuple[RunView, RunView]] = {}
+        self._views = Kept[Run, RunView](_REMEMBERED)
         self._lock = threading.Lock()
 
     @cached_property
@@ -65,10 +67,15 @@ class RunDetails:
         instance = self._transport.instance_at_hand()
         return InstanceReader(instance) if instance is not None else GraphQLReader(self._transport)
 
+    def view(self, run: Run) -> RunView:
+        """A listed run without its streams; the same object as long as the list gives the same one."""
+        run_id = run["runId"]
+        return self._views.of(run_id, run, lambda _: run_view(run, self._transport.run_url(run_id)))
+
     def bare(self, run_id: str) -> RunView:
         """A run without its streams. Raises NotFoundError."""
         for run in self.lists.those([run_id]) if is_id(run_id) else ():
-            return run_view(run, self._transport.run_url(run_id))
+            return self.view(run)
         raise no_run(run_id)
 
     def whole(self, views: Sequence[RunView], *, are_all: bool = False) -> Sequence[RunView]:
@@ -78,7 +85,16 @@ class RunDetails:
         runs = self.reader.whole([view.id for view in views if view.id not in known])
         whole = [known[view.id][1] if view.id in known else self._look(view, runs.get(view.id)) for view in views]
         groups = self.groups(views, are_all=are_all)
-        return [in_chain(view, groups[view.root_id]) for view in whole]
+        return [self._in_chain(view, groups[view.root_id]) for view in whole]
+
+    def _in_chain(self, view: RunView, attempts: Sequence[RunView]) -> RunView:
+        """`in_chain`; what has ended stays one object until it is retried."""
+        chained = in_chain(view, attempts)
+        with self._lock:
+            known = self._ended.get(view.id)
+            if known is not None and known[1] is view:
+                self._ended[view.id] = known[0], chained
+        return chained
 
     def groups(self, views: Sequence[RunView], *, are_all: bool = False) -> Mapping[str, Sequence[RunView]]:
         """All attempts of the groups that ``views`` belong to, oldest first, by root; a root may have been deleted."""
@@ -88,8 +104,11 @@ class RunDetails:
         for root in (r for r in roots if r not in known):
             with suppress(NotFoundError):
                 known[root] = run_view(self.run(root), None)
-        ordered = sorted(known.values(), key=_age)
-        return {root: [v for v in ordered if v.root_id == root] for root in roots}
+        found: dict[str, list[RunView]] = {root: [] for root in roots}
+        for view in sorted(known.values(), key=_age):
+            if view.root_id in found:
+                found[view.root_id].append(view)
+        return found
 
     def run(self, run_id: str) -> Mapping[str, Any]:
         """A run in the fields of `graphql.RUN`. Raises NotFoundError."""

@@ -169,8 +169,12 @@ class InstanceLists:
         return [from_record(record) for record in found]
 
     def those(self, run_ids: Sequence[str]) -> list[Run]:
-        """One query."""
-        return self._read(run_ids) if run_ids else []
+        """One query, which reads no run where all are known to have ended."""
+        if not run_ids:
+            return []
+        if self._ended.knows(run_ids):
+            return self._ended.fill(self._instance.get_run_ids(dg.RunsFilter(run_ids=list(run_ids))), self._read)
+        return self._ended.noted(self._read(run_ids))
 
     def present(self, run_ids: Sequence[str]) -> set[str]:
         """One query that reads no run."""

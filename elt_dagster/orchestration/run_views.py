@@ -183,7 +183,9 @@ def in_chain(view: RunView, attempts: Sequence[RunView]) -> RunView:
     """``view`` with its place among all ``attempts`` of its group, oldest first."""
     places = [v.id for v in attempts]
     after = next((v.id for v in attempts if v.parent_id == view.id), None)
-    return replace(view, attempt=places.index(view.id) + 1 if view.id in places else None, next_id=after)
+    attempt = places.index(view.id) + 1 if view.id in places else None
+    # the very same view tells others that nothing has changed
+    return view if (view.attempt, view.next_id) == (attempt, after) else replace(view, attempt=attempt, next_id=after)
 
 
 def observed_backend(event: Mapping[str, Any]) -> BackendRun | None:

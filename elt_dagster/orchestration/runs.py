@@ -190,7 +190,7 @@ class GraphQLRuns:
     ) -> RunPage:
         """A page of the runs themselves, then what they loaded."""
         found, total = self._details.lists.of_syncs(sync_ids, limit=limit, offset=offset, before=_id(before))
-        views = [run_view(run, self._transport.run_url(run["runId"])) for run in found]
+        views = [self._details.view(run) for run in found]
         are_all = before is None and total == len(views)
         return RunPage(tuple(self._details.whole(views, are_all=are_all) if streams else views), total)
 
@@ -231,7 +231,7 @@ class GraphQLRuns:
         found: Pairs = []
         while len(found) < limit:
             runs = self._details.lists.page(sync_tag(sync_id), limit=size, offset=0, before=after, ascending=ascending)
-            views = [run_view(r, self._transport.run_url(r["runId"])) for r in runs]
+            views = [self._details.view(run) for run in runs]
             for view in self._details.whole(views, are_all=after is None and len(runs) < size):
                 found += [(view, s) for s in view.streams if s.stream == stream]
             if len(runs) < size:

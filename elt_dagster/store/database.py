@@ -1,6 +1,5 @@
 """Connections and transactions of the store, and its driver's errors in our words."""
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -17,8 +16,9 @@ from elt_dagster.store.location import shown, sqlite_file
 BUSY_SECONDS = 30
 """How long a writer waits for another one."""
 CONNECT_SECONDS = 10
-_POOL = {"pool_size": 5, "max_overflow": 35}
-"""As many as a server has threads."""
+_POOL = {"pool_size": 10, "max_overflow": 30}
+"""Together as many as a server has threads; those beyond the first ten are closed again at once."""
+_ENGINES = ("engine", "_glances")
 _REOPENED_SECONDS = 30
 """After which a file is opened anew: it may have been put back from a backup."""
 
@@ -35,7 +35,8 @@ class Database:
     def keep_open(self) -> None:
         """Keep connections to a file open between uses, which saves reading its schema each time; for a process that never forks."""
         self.close()
-        self.__dict__.pop("engine", None)
+        for engine in _ENGINES:
+            self.__dict__.pop(engine, None)
         self._keeps_open = True
 
     @cached_property
@@ -43,19 +44,12 @@ class Database:
         """The engine. Raises ConfigError when the driver is not installed."""
         if self.file is not None:
             return _sqlite_engine(self._url, keeps_open=self._keeps_open)
-        try:
-            return sa.create_engine(
-                self._url,
-                hide_parameters=True,
-                pool_pre_ping=True,
-                **_POOL,
-                connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": "elt_dagster"},
-            )
-        except ImportError:
-            raise ConfigError(
-                "The store is in Postgres, but its driver is not installed.",
-                fix="Run: pip install 'elt-dagster[postgres]'.",
-            ) from None
+        return _postgres_engine(self._url, pool_pre_ping=True)
+
+    @cached_property
+    def _glances(self) -> Engine:
+        """Connections outside of transactions, which nobody asks first whether they are alive."""
+        return self.engine if self.file is not None else _postgres_engine(self._url, isolation_level="AUTOCOMMIT")
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -68,25 +62,13 @@ class Database:
 
     def glance(self, statement: str, *values: str) -> tuple[Any, ...] | None:
         """The first row that ``statement`` gives at this moment, by the shortest way there is; its ``{}`` stand for ``values``."""
-        if self.file is not None:
-            statement = statement.format(*"?" * len(values))
-            with suppress(sqlite3.Error, exc.SQLAlchemyError):
-                return self._glance_at_file(statement, values)
-            with self.read() as conn:  # which says what is wrong
-                return _plain(conn.exec_driver_sql(statement, values).first())
-        with self.errors_in_words(), self.engine.connect() as conn:
-            conn.execution_options(isolation_level="AUTOCOMMIT")
-            return _plain(conn.exec_driver_sql(statement.format(*["%s"] * len(values)), values).first())
-
-    def _glance_at_file(self, statement: str, values: tuple[str, ...]) -> tuple[Any, ...] | None:
-        connection = self.engine.raw_connection()
-        try:
-            cursor = connection.cursor()
-            cursor.execute(statement, values)
-            found: tuple[Any, ...] | None = cursor.fetchone()
-            return found
-        finally:
-            connection.close()
+        with self.errors_in_words():
+            engine = self._glances
+            statement = statement.format(*["?" if self.file is not None else "%s"] * len(values))
+            with suppress(engine.dialect.loaded_dbapi.Error, exc.SQLAlchemyError):
+                return _first(engine, statement, values)
+        with self.read() as conn:  # which connects anew, or says what is wrong
+            return _plain(conn.exec_driver_sql(statement, values).first())
 
     @contextmanager
     def write(self, *, wait_seconds: float | None = None) -> Iterator[Connection]:
@@ -116,12 +98,37 @@ class Database:
 
     def close(self, *, inherited: bool = False) -> None:
         """Close idle connections; new ones are made when needed. ``inherited``, in a forked child, leaves them open for the parent."""
-        if "engine" in self.__dict__:
-            self.engine.dispose(close=not inherited)
+        for engine in {id(e): e for name in _ENGINES if (e := self.__dict__.get(name)) is not None}.values():
+            engine.dispose(close=not inherited)
+
+
+def _first(engine: Engine, statement: str, values: tuple[str, ...]) -> tuple[Any, ...] | None:
+    connection = engine.raw_connection()
+    try:
+        cursor = connection.cursor()
+        cursor.execute(statement, values)
+        found: tuple[Any, ...] | None = cursor.fetchone()
+        return found
+    except BaseException:
+        connection.invalidate()
+        raise
+    finally:
+        connection.close()
 
 
 def _plain(row: Row[Any] | None) -> tuple[Any, ...] | None:
     return None if row is None else tuple(row)
+
+
+def _postgres_engine(url: URL, **more: Any) -> Engine:
+    told = {"connect_timeout": CONNECT_SECONDS, "application_name": "elt_dagster"}
+    try:
+        return sa.create_engine(url, hide_parameters=True, connect_args=told, **_POOL, **more)
+    except ImportError:
+        raise ConfigError(
+            "The store is in Postgres, but its driver is not installed.",
+            fix="Run: pip install 'elt-dagster[postgres]'.",
+        ) from None
 
 
 def _sqlite_engine(url: URL, *, keeps_open: bool) -> Engine:

@@ -11,11 +11,11 @@ import pytest
 import sqlalchemy as sa
 
 from elt_dagster.api.one_thread import awaitable, finish
-from elt_dagster.api.words import Kept
+from elt_dagster.control.kept import Kept
 from elt_dagster.errors import NotFoundError
-from elt_dagster.orchestration import _sqlite_storage
+from elt_dagster.orchestration import _quick_storages
 from elt_dagster.orchestration._ended_runs import EndedRuns
-from elt_dagster.orchestration._sqlite_storage import quicken
+from elt_dagster.orchestration._quick_storages import quicken
 from elt_dagster.store import Reader, Store
 from elt_dagster.store.database import Database
 from elt_dagster.store.records import Workspace
@@ -170,7 +170,7 @@ def test_dagsters_sqlite_answers_the_same_and_alembic_is_not_asked_of_each_log(
 
 def test_a_dagster_that_is_another_one_is_noticed() -> None:
     with pytest.raises(AttributeError, match="not the one that was looked at"):
-        _sqlite_storage._replace(object(), "connect", lambda: None)
+        _quick_storages._replace(object(), "connect", lambda: None)
 
 
 # --- answers -----------------------------------------------------------------------------------------------------------------
