@@ -18,6 +18,8 @@ from tests.dagster_connectors.scripted import STREAMS
 
 REPOSITORY = Path(__file__).parents[2]
 CONNECTORS = REPOSITORY / "tests" / "dagster_connectors"
+WARM_DEFINITIONS = Path(__file__).with_name("warm_definitions.py")
+"""To be copied as ``definitions.py`` by tests of many runs: see there."""
 CANARY = "canary-7f3a"  # the literal password of the source: it may not appear anywhere
 ORDERS = dg.AssetKey(["raw_shop", "orders"])
 CUSTOMERS = dg.AssetKey(["raw_shop", "customers"])

@@ -13,7 +13,7 @@ from elt_dagster.control.runs import ResultClass, Runs, RunStatus, RunView
 from elt_dagster.errors import ConfigError, ConflictError, NotFoundError
 from elt_dagster.model import RunMode, TriggeredBy, Window
 from elt_dagster.orchestration.runs import open_runs
-from tests.integration.dagster_project import REPOSITORY, ShopProject, shop
+from tests.integration.dagster_project import REPOSITORY, WARM_DEFINITIONS, ShopProject, shop
 
 pytestmark = pytest.mark.slow
 
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.slow
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShopProject]:
     """A workspace with one sequential sync and one that fans out."""
     project = ShopProject.make(tmp_path_factory.mktemp("gateway"))
-    for name in ("definitions.py", "workspace.yaml"):
-        shutil.copy(REPOSITORY / name, project.folder)
+    shutil.copy(REPOSITORY / "workspace.yaml", project.folder)
+    shutil.copy(WARM_DEFINITIONS, project.folder / "definitions.py")
     project.put(shop())
     project.put(shop(slug="fan", schema="fan", execution_mode="fan_out_entity", execution={"max_retries": 3}))
     hourly = {"window": "1h", "start": "2026-01-01"}
@@ -77,23 +77,28 @@ def test_a_run_is_launched_followed_and_listed(project: ShopProject, runs: Runs)
     assert runs.list("no-such-sync") == []
 
 
-def test_one_stream_can_fail_alone(project: ShopProject, runs: Runs) -> None:
+@pytest.fixture(scope="module")
+def first(project: ShopProject, runs: Runs) -> RunView:
+    """A run of two streams of which one failed."""
     project.say("customers.fail", "yes")
     view = wait(runs, runs.launch("shop", streams=["public.orders", "public.customers"]))
     project.say("customers.fail", "")
-    assert view.status is RunStatus.FAILED
-    (failed,) = view.failures
+    return view
+
+
+def test_one_stream_can_fail_alone(first: RunView) -> None:
+    assert first.status is RunStatus.FAILED
+    (failed,) = first.failures
     assert (failed.stream, failed.reason) == ("public.customers", "auth_failed")
     assert failed.error == "Scripted refused 'customers'. Check the credentials."
-    assert len(view.streams) == 2
+    assert len(first.streams) == 2
     with open_runs() as others:  # another process, which has not loaded the workspace, tells the same
-        assert others.get(view.id).failures == view.failures
+        assert others.get(first.id).failures == first.failures
 
 
-def test_a_retry_runs_what_failed_and_stays_in_its_group(project: ShopProject, runs: Runs) -> None:
-    project.say("customers.fail", "yes")
-    first = wait(runs, runs.launch("shop", streams=["public.orders", "public.customers"]))
+def test_a_retry_runs_what_failed_and_stays_in_its_group(project: ShopProject, runs: Runs, first: RunView) -> None:
     assert (first.result_class, first.reason, first.max_retries) == (ResultClass.PARTIAL, "auth_failed", 2)
+    project.say("customers.fail", "yes")
     second = wait(runs, runs.retry(first.id))
     assert (second.result_class, [s.stream for s in second.streams]) == (ResultClass.FAILURE, ["public.customers"])
     project.say("customers.fail", "")
@@ -129,36 +134,27 @@ def test_a_sync_in_windows_loads_the_newest_or_those_that_are_named(project: Sho
     project.say("rows", 3)
 
 
-def test_a_running_run_shows_signs_of_life_and_cannot_be_retried(project: ShopProject, runs: Runs) -> None:
-    project.say("orders.slow", 30)
+@pytest.mark.parametrize("sync", ["shop", "fan"])
+def test_a_running_run_shows_signs_of_life_and_stops_within_seconds_although_its_step_may_retry(
+    project: ShopProject, runs: Runs, sync: str
+) -> None:
+    project.say("orders.slow", 60)
     began = datetime.now(UTC)
-    run_id = runs.launch("shop", streams=["public.orders"])
+    run_id = runs.launch(sync, streams=["public.orders"])
     view = wait(runs, run_id, lambda v: any(s.status is RunStatus.RUNNING for s in v.streams))
     assert view.heartbeat_at is not None
     assert began <= view.heartbeat_at <= datetime.now(UTC)
     assert (view.result_class, view.reason) == (None, None)
     with pytest.raises(ConflictError, match="has not ended"):
         runs.retry(run_id)
+    time.sleep(1)
+    asked = time.monotonic()
     runs.cancel(run_id, "enough")
     view = wait(runs, run_id)
     project.say("orders.slow", "")
-    assert (view.result_class, view.reason, view.cancel_reason) == (ResultClass.CANCELLED, "cancelled", "enough")
-
-
-@pytest.mark.parametrize("sync", ["shop", "fan"])
-def test_a_cancelled_run_stops_within_seconds_although_its_step_may_retry(
-    project: ShopProject, runs: Runs, sync: str
-) -> None:
-    project.say("orders.slow", 60)
-    run_id = runs.launch(sync, streams=["public.orders"])
-    wait(runs, run_id, lambda v: any(s.status is RunStatus.RUNNING for s in v.streams))
-    time.sleep(1)
-    asked = time.monotonic()
-    runs.cancel(run_id, "not now")
-    view = wait(runs, run_id)
-    project.say("orders.slow", "")
-    assert view.status is RunStatus.CANCELLED
     assert time.monotonic() - asked < 15
+    assert (view.status, view.result_class) == (RunStatus.CANCELLED, ResultClass.CANCELLED)
+    assert (view.reason, view.cancel_reason) == ("cancelled", "enough")
     assert [s.status for s in view.streams] == [RunStatus.CANCELLED]
     runs.cancel(run_id, "again")  # a run that has ended is left alone
 
