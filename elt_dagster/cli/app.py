@@ -30,6 +30,7 @@ COMMANDS = {
     "connections": "elt_dagster.cli.connections:connections",
     "syncs": "elt_dagster.cli.syncs:syncs",
     "streams": "elt_dagster.cli.streams:streams",
+    "loaders": "elt_dagster.cli.loaders:loaders",
     "run": "elt_dagster.cli.run:run",
     "status": "elt_dagster.cli.status:status",
     "runs": "elt_dagster.cli.status:runs",

@@ -71,12 +71,13 @@ def create(
 
     `elt-dagster connectors CONNECTOR` shows its settings.
     """
-    config = {**_read(config_file), **named_values(pairs)}
+    config = {**read_settings(config_file), **named_values(pairs)}
     row = session.desk().create_connection(connector, config, label=label, verify=not offline)
     session.answer(plain(row), f"Connection {row.name} ({row.id}) of {row.connector}.")
 
 
-def _read(file: Any) -> dict[str, Any]:
+def read_settings(file: Any) -> dict[str, Any]:
+    """What a JSON or YAML file says; nothing where there is none. Raises ConfigError, without a word of the file."""
     import yaml
 
     from elt_dagster.errors import ConfigError
@@ -177,6 +178,19 @@ def authorize(
         return _told(
             session, bridge, no_browser, landing.wait(bridge[1], browser=not no_browser, patience=PATIENCE_SECONDS)
         )
+
+
+@connections.command()
+@steering
+def bridges(session: Session) -> None:
+    """The links of `authorize` that nobody has used yet, newest first; their addresses were shown once."""
+    rows = session.desk().bridges()
+    shown = [
+        (r.connector, cell(r.label), cell(r.redirect_uri), r.connection_id or "", r.id, clock(r.expires_at))
+        for r in rows
+    ]
+    columns = ("connector", "label", "leads back to", "connection", "id", "until")
+    session.answer([plain(r) for r in rows], table(columns, shown))
 
 
 def _told(session: Session, bridge: tuple[str, str, Any], no_browser: bool, came: "Mapping[str, str] | None") -> int:

@@ -83,6 +83,46 @@ class StreamRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BridgeRow:
+    """A bridge that nobody has crossed yet."""
+
+    id: str
+    connector: str
+    label: str
+    redirect_uri: str
+    connection_id: str | None
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamStateRow:
+    """What a stream is doing and what it did last."""
+
+    name: str
+    active_status: str | None = None
+    latest_status: str | None = None
+    rows: int = 0
+    """Of what is being loaded, else of what was loaded last."""
+    expected_rows: int | None = None
+    full_sync_trigger: str = "none"
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    error: str | None = None
+    details: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamRunRow:
+    """One stream of one run: running from the moment it was asked for, then completed or failed."""
+
+    run_id: str
+    status: str
+    rows: int | None
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SyncWish:
     """A sync to make; what is None is left to the rules of `apply`."""
 
@@ -149,6 +189,10 @@ class Desk(Protocol):
         """A bridge for a person to cross: its id, its address, and when it ends."""
         ...
 
+    def bridges(self) -> Sequence[BridgeRow]:
+        """Bridges that nobody has crossed yet, newest first."""
+        ...
+
     def syncs(self) -> Sequence[SyncRow]:
         """All syncs, broken ones too."""
         ...
@@ -178,7 +222,15 @@ class Desk(Protocol):
         ...
 
     def available(self, sync_id: str) -> Sequence[Offer]:
-        """What its source offers; it is asked."""
+        """What the source of a sync, or of a connection, offers; it is asked."""
+        ...
+
+    def states(self, sync_id: str) -> Sequence[StreamStateRow]:
+        """Where each stream of a sync is."""
+        ...
+
+    def stream_runs(self, row: StreamRow, limit: int) -> Sequence[StreamRunRow]:
+        """The newest runs that loaded one stream."""
         ...
 
     def put_streams(self, sync_id: str, streams: Sequence[Mapping[str, Any]]) -> None:

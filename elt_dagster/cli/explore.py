@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from elt_dagster.cli.session import Session, command
+from elt_dagster.cli.session import Session, command, steering
 from elt_dagster.cli.show import cell, table
 
 if TYPE_CHECKING:
@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("name", required=False)
-@command
+@steering
 def connectors(session: Session, name: str | None) -> None:
-    """List connectors and warehouses, or show the settings of one, with an example."""
+    """List connectors and warehouses, or show the settings of one, with an example. A server tells of its own: of a source also its streams."""
+    if session.url and name is not None:
+        _answer_catalog(session, session.client.syncs.catalog(name))
+        return
     if name is None:
-        rows = list(_listed())
+        rows = _listed_there(session) if session.url else list(_listed())
         shown = [(r["name"], r["title"], ", ".join(r["roles"]), r["note"] or r["description"]) for r in rows]
         session.answer(rows, table(("name", "title", "is a", "description"), shown))
         return
@@ -28,6 +31,31 @@ def connectors(session: Session, name: str | None) -> None:
 
     described = [_described(kind, role) for role, kind in _roles(find_kinds(name))]
     session.answer(described if len(described) > 1 else described[0], *(p for d in described for p in _page(d)))
+
+
+def _listed_there(session: Session) -> list[dict[str, Any]]:
+    roles = {"EltSource": "source", "EltDestination": "warehouse"}
+    return [
+        {"name": i.id, "title": i.name, "roles": [roles.get(a, a) for a in i.abilities], "description": "", "note": ""}
+        for i in session.client.integrations()
+    ]
+
+
+def _answer_catalog(session: Session, catalog: dict[str, Any]) -> None:
+    settings = catalog["configSchema"].get("properties", {})
+    resources = [
+        (r["entityKey"], r["loadMode"], r["cursorField"] or "", cell(r["description"])) for r in catalog["resources"]
+    ]
+    parts: list[Any] = [f"{catalog['displayName']} ({catalog['provider']})"]
+    if settings:
+        rows = [(cell(name), cell(told.get("description", ""))) for name, told in settings.items()]
+        parts.append(table(("setting", "description"), rows, title="Settings of a sync"))
+    parts.append(
+        table(("stream", "load mode", "cursor", "description"), resources)
+        if resources
+        else "Its streams are those of the account: elt-dagster streams available --connection."
+    )
+    session.answer(catalog, *parts)
 
 
 def _listed() -> Iterator[dict[str, Any]]:

@@ -5,17 +5,30 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from elt_dagster.cli.desk import ConnectionRow, Offer, StreamRow, SyncChange, SyncRow, SyncWish
+from elt_dagster.cli.desk import (
+    BridgeRow,
+    ConnectionRow,
+    Offer,
+    StreamRow,
+    StreamRunRow,
+    StreamStateRow,
+    SyncChange,
+    SyncRow,
+    SyncWish,
+)
 
 if TYPE_CHECKING:
     from elt_dagster.cli.session import Session
     from elt_dagster.control.accounts import Accounts
+    from elt_dagster.control.runs import RunView, StreamRun
+    from elt_dagster.control.snapshots import StreamState
     from elt_dagster.control.syncs import Syncs
     from elt_dagster.store import AnySync, StoredConnection, StoredSync
 
 BASE_URL_VARIABLE = "ELT_DAGSTER_BASE_URL"
 BASE_URL = "http://127.0.0.1:8000"
 EXCLUDED = "excluded_substreams"
+PAGE = 100
 BY = "cli"
 """What is noted as the author of a change."""
 
@@ -72,6 +85,24 @@ class LocalDesk:
             connector, label=label, redirect_uri=redirect_uri, connection_id=connection_id, state=state, by=BY
         )
         return bridge.id, address, bridge.expires_at
+
+    def bridges(self) -> Sequence[BridgeRow]:
+        """See `desk.Desk`."""
+        from elt_dagster.control.bridges import Bridges
+
+        desk, found, after = Bridges(self.session.workspace, ""), list[BridgeRow](), None
+        while True:
+            page, more = desk.open_page(limit=PAGE, after=after)
+            found += [
+                BridgeRow(
+                    id=b.id, connector=b.connector, label=b.label, redirect_uri=b.redirect_uri, connection_id=b.connection_id,
+                    expires_at=b.expires_at,
+                )
+                for b in page
+            ]  # fmt: skip
+            if not more:
+                return found
+            after = page[-1].id
 
     # --- syncs -----------------------------------------------------------------------------------------------------------------
 
@@ -152,11 +183,28 @@ class LocalDesk:
 
     def available(self, sync_id: str) -> Sequence[Offer]:
         """See `desk.Desk`."""
-        from elt_dagster.control.setup import substreams
+        from elt_dagster.control.setup import available, substreams
 
-        catalog = self._syncs.available(sync_id)
+        catalog = available(self._syncs, sync_id)
         children = substreams(catalog)
         return [Offer(name=s.name, sub_streams=tuple(children[s.name])) for s in catalog]
+
+    def states(self, sync_id: str) -> Sequence[StreamStateRow]:
+        """See `desk.Desk`."""
+        from elt_dagster.control.running import Running
+
+        with self.session.past_runs() as runs:
+            found = Running(self.session.workspace, runs).states(self._syncs.get(sync_id))
+        return [_state(state) for state in found]
+
+    def stream_runs(self, row: StreamRow, limit: int) -> Sequence[StreamRunRow]:
+        """See `desk.Desk`."""
+        from elt_dagster.control.running import Running
+
+        with self.session.past_runs() as runs:
+            sync = self._syncs.get(row.sync_id)
+            found = Running(self.session.workspace, runs).stream_page(sync, row.name, limit=limit)
+        return [_stream_run(view, part) for view, part in found]
 
     def put_streams(self, sync_id: str, streams: Sequence[Mapping[str, Any]]) -> None:
         """See `desk.Desk`."""
@@ -232,6 +280,30 @@ def _stream(sync: "StoredSync", name: str, marks: Mapping[str, Any], excluded: S
         full_sync_at_midnight=binding.full_sync_at_midnight, protected_from_full_sync=binding.protected_from_full_sync,
         enabled_history_table=binding.enabled_history_table, full_refresh_requested=sync.binding_ids[name] in marks,
         excluded_substreams=tuple(excluded),
+    )  # fmt: skip
+
+
+_TRIGGERS = {"initial": "initial_sync", "always": "always_full"}
+
+
+def _state(state: "StreamState") -> StreamStateRow:
+    shown = state.active or state.latest
+    if shown is None:
+        return StreamStateRow(name=state.stream)
+    return StreamStateRow(
+        name=state.stream, active_status=state.active.situation.value if state.active else None,
+        latest_status=state.latest.situation.value if state.latest else None, rows=shown.rows, expected_rows=shown.expected_rows,
+        full_sync_trigger=_TRIGGERS.get(shown.trigger.value, shown.trigger.value), started_at=shown.started_at,
+        ended_at=shown.ended_at, error=shown.error, details=shown.details,
+    )  # fmt: skip
+
+
+def _stream_run(view: "RunView", part: "StreamRun") -> StreamRunRow:
+    over = part.status.is_final or view.status.is_final
+    status = "completed" if part.status.value == "completed" else "failed" if over else "running"
+    return StreamRunRow(
+        run_id=view.id, status=status, rows=part.rows, started_at=view.started_at or view.created_at,
+        ended_at=view.ended_at if over else None,
     )  # fmt: skip
 
 

@@ -6,11 +6,23 @@ from datetime import UTC, datetime
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
-from elt_dagster.cli.desk import ConnectionRow, Offer, StreamRow, SyncChange, SyncRow, SyncWish, find_stream, find_sync
+from elt_dagster.cli.desk import (
+    BridgeRow,
+    ConnectionRow,
+    Offer,
+    StreamRow,
+    StreamRunRow,
+    StreamStateRow,
+    SyncChange,
+    SyncRow,
+    SyncWish,
+    find_stream,
+    find_sync,
+)
 from elt_dagster.errors import ConfigError
 
 if TYPE_CHECKING:
-    from elt_dagster.client import Client, Connection, Run, Stream, Sync
+    from elt_dagster.client import Client, Connection, Run, Stream, StreamSnapshot, Sync
     from elt_dagster.control.runs import RunEvents, RunView, StreamRun
     from elt_dagster.model import RunMode, TriggeredBy, Window
 
@@ -56,6 +68,16 @@ class RemoteDesk:
             connector, label=label, redirect_uri=redirect_uri, connection_id=connection_id, state=state
         )
         return bridge.id, bridge.authorize_url, bridge.expires_at
+
+    def bridges(self) -> Sequence[BridgeRow]:
+        """See `desk.Desk`."""
+        return [
+            BridgeRow(
+                id=b.id, connector=b.integration_id, label=b.label, redirect_uri=b.redirect_uri, connection_id=b.connection_id,
+                expires_at=b.expires_at,
+            )
+            for b in self.client.connections.bridges()
+        ]  # fmt: skip
 
     # --- syncs -----------------------------------------------------------------------------------------------------------------
 
@@ -120,10 +142,27 @@ class RemoteDesk:
         return sorted(rows, key=lambda row: order.get(row.name, len(order)))
 
     def available(self, sync_id: str) -> Sequence[Offer]:
-        """See `desk.Desk`."""
+        """See `desk.Desk`; the server takes either at this address."""
         return [
             Offer(name=s.name, sub_streams=s.sub_streams, selectable=s.is_selectable)
-            for s in self.client.streams.available(sync_id)
+            for s in self.client.connections.available(sync_id)
+        ]
+
+    def states(self, sync_id: str) -> Sequence[StreamStateRow]:
+        """See `desk.Desk`."""
+        return [_state(s.name, s.active_sync, s.latest_sync) for s in self.client.syncs.status(sync_id)]
+
+    def stream_runs(self, row: StreamRow, limit: int) -> Sequence[StreamRunRow]:
+        """See `desk.Desk`."""
+        return [
+            StreamRunRow(
+                run_id=run.run_id,
+                status=run.status.lower(),
+                rows=run.rows_synced,
+                started_at=run.started_at,
+                ended_at=run.finished_at,
+            )
+            for run in _first(self.client.streams.runs(row.id), limit)
         ]
 
     def put_streams(self, sync_id: str, streams: Sequence[Mapping[str, Any]]) -> None:
@@ -245,6 +284,18 @@ def _stream(answer: "Stream") -> StreamRow:
         full_sync_always=answer.full_sync_always, full_sync_at_midnight=answer.full_sync_at_midnight,
         protected_from_full_sync=answer.protected_from_full_sync, enabled_history_table=answer.enabled_history_table,
         full_refresh_requested=answer.full_refresh_requested, excluded_substreams=answer.excluded_substreams,
+    )  # fmt: skip
+
+
+def _state(name: str, active: "StreamSnapshot | None", latest: "StreamSnapshot | None") -> StreamStateRow:
+    shown = active or latest
+    if shown is None:
+        return StreamStateRow(name=name)
+    return StreamStateRow(
+        name=name, active_status=active.status.lower() if active else None,
+        latest_status=latest.status.lower() if latest else None,
+        rows=shown.records_synced, expected_rows=shown.estimated_total_count, full_sync_trigger=shown.full_sync_trigger.lower(),
+        started_at=shown.started_at, ended_at=shown.finished_at, error=shown.error_message, details=shown.details,
     )  # fmt: skip
 
 

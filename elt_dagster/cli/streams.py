@@ -5,9 +5,9 @@ from typing import Any
 import click
 
 from elt_dagster.cli.app import Suggesting
-from elt_dagster.cli.desk import StreamRow, find_stream, find_sync, plain
+from elt_dagster.cli.desk import StreamRow, find_connection, find_stream, find_sync, plain
 from elt_dagster.cli.session import Session, steering, workspace_option
-from elt_dagster.cli.show import cell, table
+from elt_dagster.cli.show import cell, clock, table
 
 _FLAGS = (
     "full_sync_always", "full_sync_at_midnight", "protected_from_full_sync", "enabled_history_table", "full_refresh_requested",
@@ -38,16 +38,52 @@ def _table(rows: Any) -> Any:
 
 
 @streams.command()
+@click.argument("sync", required=False)
+@click.option("--connection", metavar="CONNECTION", help="What this connection offers, before there is a sync of it.")
+@steering
+def available(session: Session, sync: str | None, *, connection: str | None) -> None:
+    """What the source of SYNC offers; it is asked."""
+    if (sync is None) is (connection is None):
+        raise click.UsageError("Name a SYNC, or a --connection.")
+    desk = session.desk()
+    row = find_sync(desk, sync) if sync is not None else None
+    loaded = row.streams if row is not None else ()
+    offers = desk.available(row.id if row is not None else find_connection(desk, connection or "").id)
+    data = [{**plain(o), "added": o.name in loaded} for o in offers]
+    shown = [(cell(o.name), ", ".join(o.sub_streams), "added" if o.name in loaded else "") for o in offers]
+    session.answer(data, table(("stream", "substreams", ""), shown))
+
+
+@streams.command()
 @click.argument("sync")
 @steering
-def available(session: Session, sync: str) -> None:
-    """What the source of SYNC offers; it is asked."""
+def status(session: Session, sync: str) -> None:
+    """Where each stream of SYNC is: what is being loaded, and what was loaded last."""
     desk = session.desk()
-    row = find_sync(desk, sync)
-    offers = desk.available(row.id)
-    data = [{**plain(o), "added": o.name in row.streams} for o in offers]
-    shown = [(cell(o.name), ", ".join(o.sub_streams), "added" if o.name in row.streams else "") for o in offers]
-    session.answer(data, table(("stream", "substreams", ""), shown))
+    rows = desk.states(find_sync(desk, sync).id)
+    shown = [
+        (r.name, r.active_status or "", r.latest_status or "", r.rows, r.full_sync_trigger, clock(r.started_at), cell(r.error or r.details))
+        for r in rows
+    ]  # fmt: skip
+    columns = ("stream", "now", "last", "rows", "full because", "started", "")
+    session.answer([plain(r) for r in rows], table(columns, shown, right=("rows",)))
+
+
+@streams.command()
+@click.argument("sync")
+@click.argument("stream")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
+@steering
+def runs(session: Session, sync: str, stream: str, *, limit: int) -> None:
+    """The runs that loaded STREAM of SYNC, alone or with others."""
+    desk, row = _named(session, sync, stream)
+    rows = desk.stream_runs(row, limit)
+    shown = [
+        (r.run_id, r.status, "" if r.rows is None else r.rows, clock(r.started_at), clock(r.ended_at)) for r in rows
+    ]
+    session.answer(
+        [plain(r) for r in rows], table(("run", "status", "rows", "started", "ended"), shown, right=("rows",))
+    )
 
 
 @streams.command()

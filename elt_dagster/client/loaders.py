@@ -48,7 +48,11 @@ class Loaders(Part):
             "name": name, "loader_type": loader_type, "source_id": source_id, "config": dict(config), "target_schema": target_schema,
             "selected_streams": [dict(s) for s in selected_streams], "sync_mode": sync_mode, "schedule": schedule,
         }  # fmt: skip
-        return self._tagged(answers.Loader, "POST", f"{self._base}/loaders", body=body)
+        return self.create_as(body)
+
+    def create_as(self, fields: Mapping[str, Any]) -> answers.Loader:
+        """As `create`, from the fields as the dialect has them: those that are missing or unknown are the server's to tell."""
+        return self._tagged(answers.Loader, "POST", f"{self._base}/loaders", body=dict(fields))
 
     def replace(self, loader: answers.Loader, *, etag: str | None = None, **changes: Any) -> answers.Loader:
         """``loader`` with ``changes`` to its fields, in the place of the one of its id. The mask of a secret stands for the one that is kept.

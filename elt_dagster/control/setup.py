@@ -86,12 +86,8 @@ class Setup:
             raise error
 
     def available(self, some_id: str) -> Catalog:
-        """What the source of a sync offers, or of a connection under no settings. Raises NotFoundError; what the source says as it says it."""
-        try:
-            return self._syncs.available(some_id)
-        except NotFoundError:
-            name = self._syncs.connection_name(some_id)
-        return self.workspace.discover(name)
+        """See the function `available`."""
+        return available(self._syncs, some_id)
 
     def put_streams(
         self,
@@ -174,6 +170,19 @@ class Setup:
         connections = StoreConnections(self.workspace.store, self.workspace.name, self.workspace.environ)
         warehouse = open_warehouse(connections, sync.spec.destination, self.workspace.runtime)
         warehouse.drop(sync.spec.dataset, sorted(sync.binding_ids.values()))
+
+
+def available(syncs: Syncs, some_id: str) -> Catalog:
+    """What the source of a sync offers, or of a connection under no settings. Raises NotFoundError; what the source says as it says it."""
+    try:
+        return syncs.available(some_id)
+    except NotFoundError:
+        pass
+    try:
+        name = syncs.connection_name(some_id)
+    except NotFoundError:
+        raise NotFoundError(f"There is neither a sync nor a connection with the id {some_id!r}.") from None
+    return syncs.workspace.discover(name)
 
 
 def set_enabled(syncs: Syncs, sync_id: str, enabled: bool, *, revision: int | None = None, by: str = "") -> StoredSync:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import uvicorn
 
-from elt_dagster.cli.app import execute
+from elt_dagster.cli.app import cli, execute
 from elt_dagster.cli.landing import Landing
 from elt_dagster.cli.session import Session
 from elt_dagster.control.runs import RunStatus
@@ -335,3 +335,138 @@ def test_workspaces_are_listed_made_and_given_a_default_warehouse(elt: Elt, caps
     assert execute(["workspaces", "default", "--clear", "--workspace", elt.place.name]) == 0
     assert execute(["workspaces", "default", "--workspace", elt.place.name, "--json"]) == 0
     assert elt.place.warehouse in capsys.readouterr().out
+
+
+# --- what else the API can ---------------------------------------------------------------------------------------------------
+
+COMMANDS = {
+    "/integrations": "connectors", "/api/v1/syncs/providers/{provider}/catalog": "connectors NAME",
+    "/connections": "connections list", "DELETE /connections/{id}": "connections delete",
+    "/connections/{id}/settings": "connections settings", "/connection_bridges": "connections bridges",
+    "POST /connection_bridges": "connections authorize",
+    "/elt_syncs": "syncs list", "POST /elt_syncs": "syncs create", "/elt_syncs/{id}": "syncs show",
+    "POST /elt_syncs/{id}": "syncs set", "DELETE /elt_syncs/{id}": "syncs delete", "POST /elt_syncs/{id}/enable": "syncs enable",
+    "POST /elt_syncs/{id}/disable": "syncs disable", "POST /elt_syncs/{id}/start": "syncs start",
+    "/elt_syncs/{id}/status": "streams status", "/elt_syncs/{id}/available_source_streams": "streams available",
+    "/elt_syncs/{id}/source_streams": "streams available", "POST /elt_syncs/{id}/source_streams": "streams add",
+    "/elt_streams": "streams list", "/elt_streams/{id}": "streams list", "DELETE /elt_streams/{id}": "streams remove",
+    "POST /elt_streams/{id}/request_run": "streams request-run", "POST /elt_streams/{id}/request_full_refresh": "streams refresh",
+    "POST /elt_streams/{id}/cancel_full_refresh": "streams cancel-refresh",
+    "/elt_stream_runs": "streams runs", "/elt_stream_runs/{id}": "streams runs",
+    "/api/v1/syncs": "syncs list", "POST /api/v1/syncs": "syncs create", "/api/v1/syncs/{sync_id}": "syncs show",
+    "PATCH /api/v1/syncs/{sync_id}": "syncs set", "DELETE /api/v1/syncs/{sync_id}": "syncs delete",
+    "POST /api/v1/syncs/{sync_id}/trigger": "run", "/api/v1/syncs/{sync_id}/runs": "runs", "/api/v1/syncs/runs/{run_id}": "runs",
+    "POST /api/v1/syncs/runs/{run_id}/cancel": "cancel", "POST /api/v1/syncs/runs/{run_id}/retry": "retry",
+    "/api/v1/workspaces/{id}/loader-types": "loaders types", "/api/v1/workspaces/{id}/loaders": "loaders list",
+    "POST /api/v1/workspaces/{id}/loaders": "loaders create", "/api/v1/workspaces/{id}/loaders/{loaderId}": "loaders show",
+    "PUT /api/v1/workspaces/{id}/loaders/{loaderId}": "loaders replace",
+    "DELETE /api/v1/workspaces/{id}/loaders/{loaderId}": "loaders delete",
+    "POST /api/v1/workspaces/{id}/loaders/{loaderId}/trigger": "loaders trigger",
+    "/api/v1/workspaces/{id}/loaders/{loaderId}/runs": "loaders runs",
+    "/api/v1/workspaces/{id}/loaders/{loaderId}/runs/{runId}": "loaders runs",
+}  # fmt: skip
+"""What does on the command line what an operation does; GET where no method is said."""
+
+
+def test_every_operation_has_its_command_which_talks_to_servers_too(server: tuple[api_server.Server, str]) -> None:
+    document = server[0].app.openapi()["paths"]
+    keyed = {(m, path) for path, methods in document.items() for m, op in methods.items() if "security" in op}
+    assert {path if m == "get" else f"{m.upper()} {path}" for m, path in keyed} == set(COMMANDS)
+    for words in set(COMMANDS.values()):
+        found: click.Command | None = cli
+        for word in (w for w in words.split() if w.islower()):
+            assert isinstance(found, click.Group)
+            found = found.get_command(click.Context(found), word)
+        assert found is not None, words
+        assert {"url", "api_key"} <= {p.name for p in found.params}, words
+
+
+def test_a_loader_is_made_replaced_run_and_removed(elt: Elt, tmp_path: Path) -> None:
+    file = tmp_path / "loader.yaml"
+    file.write_text(f"""
+name: CRM
+loader_type: shelf
+source_id: warehouse
+config: {{token: {elt.place.token}}}
+target_schema: raw_crm
+sync_mode: incremental
+selected_streams: [{{name: orders}}]
+""")
+    there = ["--workspace", elt.place.name] if elt.remote else []
+    made = elt.ok("loaders", "create", "-f", str(file), "--set", "schedule=@daily", *there)
+    assert (made["loader_type"], made["schedule"], made["config"]["token"]) == ("shelf", "@daily", "********")
+    assert [r["id"] for r in elt.ok("loaders", "list", *there)] == [made["id"]]
+    assert elt.ok("loaders", "show", "CRM", *there) == made
+    assert "shelf" in {t["type"] for t in elt.ok("loaders", "types", *there)}
+    changed = elt.ok("loaders", "replace", "CRM", "--set", "name=Shop", "--set", "schedule=null", *there)
+    assert (changed["id"], changed["name"], changed["schedule"]) == (made["id"], "Shop", None)
+    run = elt.ok("loaders", "trigger", "Shop", *there)
+    assert [r["id"] for r in elt.ok("loaders", "runs", "Shop", *there)] == [run["id"]]
+    assert elt("loaders", "trigger", "Shop", *there).code == NOT_THERE
+    end_runs(elt.place)
+    elt.ok("loaders", "delete", made["id"], *there)
+    assert elt.ok("loaders", "list", *there) == []
+    assert {r["connector"] for r in elt.ok("connections", "list")} == {"shelf", "duckdb"}
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("loaders", "show", "CRN"), "no loader 'CRN'"),
+        (("loaders", "create", "--set", "name=X"), "loader_type"),
+        (("loaders", "create", "--set", "source_id=warehose"), "Did you mean 'warehouse'?"),
+        (("loaders", "replace", "CRM"), "Name something"),
+    ],
+    ids=["unknown", "incomplete", "warehouse", "nothing"],
+)
+def test_a_loader_that_makes_no_sense_is_refused(elt: Elt, words: tuple[str, ...], text: str) -> None:
+    done = elt(*words, *(["--workspace", elt.place.name] if elt.remote else []))
+    assert done.code == NOT_THERE
+    assert text in done.err
+
+
+def test_a_stream_tells_where_it_is_and_what_loaded_it(elt: Elt) -> None:
+    made(elt, "--stream", "orders", "--active")
+    run_id = elt.ok("streams", "request-run", "shop", "orders")["run_id"]
+    (now,) = elt.ok("streams", "status", "shop")
+    assert (now["name"], now["active_status"], now["full_sync_trigger"]) == ("orders", "scheduled", "none")
+    assert [(r["run_id"], r["status"]) for r in elt.ok("streams", "runs", "shop", "orders")] == [(run_id, "running")]
+    end_runs(elt.place)
+    (then,) = elt.ok("streams", "status", "shop")
+    assert (then["active_status"], then["latest_status"], then["rows"]) == (None, "completed", 3)
+    assert [(r["status"], r["rows"]) for r in elt.ok("streams", "runs", "shop", "orders")] == [("completed", 3)]
+
+
+def test_a_connection_tells_what_it_offers_before_there_is_a_sync(elt: Elt) -> None:
+    offers = elt.ok("streams", "available", "--connection", elt.place.source)
+    assert [(o["name"], o["added"]) for o in offers] == [("orders", False), ("customers", False), ("logs", False)]
+    assert "--connection" in elt("streams", "available").err
+
+
+def test_links_that_nobody_has_used_are_listed_without_their_addresses(elt: Elt) -> None:
+    link = ("connections", "authorize", "shelf", "--label", "Theirs", "--redirect-uri", "https://app.example/back")
+    address = elt.ok(*link, "--no-browser")["authorize_url"]
+    told = elt("connections", "bridges", "--json")
+    (row,) = told.json
+    assert (row["connector"], row["label"], row["redirect_uri"]) == ("shelf", "Theirs", "https://app.example/back")
+    assert address.partition("token=")[2] not in told.out
+
+
+def test_connectors_are_told_by_the_server_that_has_them(elt: Elt) -> None:
+    rows = {r["name"]: r for r in elt.ok("connectors")}
+    assert rows["shelf"]["roles"] == ["source"]
+    assert "warehouse" in rows["duckdb"]["roles"]
+    assert elt("connectors", "shel").code == NOT_THERE
+    if elt.remote:
+        assert elt.ok("connectors", "shelf")["provider"] == "shelf"
+
+
+@pytest.mark.parametrize("words", [("loaders", "list"), ("connections", "list"), ("syncs", "list"), ("runs",)])
+def test_a_server_that_is_away_exits_as_what_may_work_later(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("elt_dagster.client.sending.MAX_WAIT_SECONDS", 0.0)
+    assert execute([*words, "--url", "http://127.0.0.1:1", "--api-key", "key-0123456789abcdef"]) == 4
+    told = capsys.readouterr().err
+    assert "could not be reached" in told
+    assert "key-0123456789abcdef" not in told
