@@ -48,7 +48,8 @@ class Instance:
         Every table that is not temporary has to be made under that name: others would be found by the next user of the instance."""
         self.connection.execute(f"ATTACH {literal(str(path))}{options}")
         names = self.connection.execute("SELECT database_name FROM duckdb_databases() WHERE NOT internal").fetchall()
-        self.attached = name = next(n for (n,) in names if n != "memory")
+        name: str = next(n for (n,) in names if n != "memory")
+        self.attached = name
         return name
 
     def leave(self, *, clean: bool) -> None:

@@ -1,7 +1,6 @@
 """The destination contract, second half: columns, types, names, owners, readers, and several loads at once."""
 
 import json
-import multiprocessing
 import os
 import signal
 import threading
@@ -24,6 +23,7 @@ from elt_dagster.model import LoadMode, SchemaDrift
 from elt_dagster.model.types import JSON, TIMESTAMP, TIMESTAMP_UTC, UUID, column, description_of, type_name
 from elt_dagster.registry import load_destination
 from elt_dagster.testing._destination_bench import APPEND, MERGE, REPLACE, ROWS, Bench, array_of, batch_of, rows_of
+from elt_dagster.testing._processes import process
 
 EVOLVE, FREEZE, DISCARD = SchemaDrift.EVOLVE, SchemaDrift.FREEZE, SchemaDrift.DISCARD
 WIDER = pa.schema([*ROWS, pa.field("extra", pa.float64())])
@@ -340,9 +340,8 @@ class TableTests:
     def test_processes_load_side_by_side(self, bench: Bench) -> None:
         if not bench.can.processes:
             pytest.skip("one process at a time")
-        context = multiprocessing.get_context("spawn")
         arguments = [(bench.destination.name, dict(bench.config), bench.schema, f"t{n}") for n in range(2)]
-        workers = [context.Process(target=load_in_process, args=a) for a in arguments]
+        workers = [process(load_in_process, *a) for a in arguments]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -357,7 +356,7 @@ class TableTests:
         before = leftovers(tmp_path)
         staged = tmp_path / "staged"
         arguments = (bench.destination.name, dict(bench.config), bench.schema, "killed", str(staged))
-        worker = multiprocessing.get_context("spawn").Process(target=stage_and_wait, args=arguments)
+        worker = process(stage_and_wait, *arguments)
         worker.start()
         while not staged.exists():
             assert worker.is_alive()

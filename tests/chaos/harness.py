@@ -4,7 +4,6 @@ Children are forked from a server that has imported everything and opened nothin
 inherits a thread or a connection.
 """
 
-import multiprocessing
 import random
 import time
 from collections.abc import Iterator, Mapping
@@ -15,14 +14,14 @@ from signal import SIGKILL
 from typing import Any
 
 from elt_dagster.store import open_store
+from elt_dagster.testing._processes import preload, process
 from tests.chaos.child import FAILED, Step, Task, main
 from tests.chaos.source import SCHEMA, Kind, difference, rows_of_phase
 
 PHASES_PER_TABLE = 8
 LONGEST_SECONDS = 60.0
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.chaos.child"])
+preload("tests.chaos.child")
 
 
 @dataclass(slots=True)
@@ -45,7 +44,7 @@ class Tally:
 
 def start(task: Task) -> BaseProcess:
     """A child on ``task``."""
-    child = _context.Process(target=main, args=(task,), daemon=True)
+    child = process(main, task, daemon=True)
     child.start()
     return child
 

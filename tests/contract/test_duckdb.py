@@ -27,8 +27,10 @@ from elt_dagster.destinations.files import Staging
 from elt_dagster.destinations.history import update_statements
 from elt_dagster.errors import ConfigError, DestinationError, TransientError
 from elt_dagster.model import LoadMode
+from elt_dagster.testing._processes import preload
 from elt_dagster.testing.destination import Bench, DestinationContract, batch_of
 
+preload("elt_dagster.destinations.duckdb")
 APPEND, MERGE, REPLACE = LoadMode.APPEND, LoadMode.MERGE, LoadMode.REPLACE
 
 

@@ -33,8 +33,10 @@ from elt_dagster.model import Checkpoint, DeleteMode, LoadMode, SchemaDrift
 from elt_dagster.model.types import JSON, TIMESTAMP_UTC
 from elt_dagster.sdk.connector import Runtime
 from elt_dagster.testing._destination_bench import ROWS
+from elt_dagster.testing._processes import preload
 from elt_dagster.testing.destination import Bench, Capabilities, DestinationContract, batch_of, rows_of
 
+preload("elt_dagster.destinations.postgres", "asyncpg")
 _WIDER = "PostgreSQL has no such type; the column is the next wider one, and the values are the same"
 _MICROSECONDS = "PostgreSQL counts microseconds"
 

@@ -23,6 +23,7 @@ from elt_dagster.model import ConnectionSpec, Stream, SyncSpec
 from elt_dagster.store import BrokenSync, Store, StoredSync, open_store
 from elt_dagster.store.location import store_url
 from elt_dagster.store.schema import HEAD, VERSION_TABLE, database_now, metadata
+from elt_dagster.testing._processes import CONTEXT, preload, process
 
 ORDERS = Stream(name="public.orders", schema=pa.schema([("id", pa.int64())]), primary_key=("id",))
 CUSTOMERS = Stream(name="public.customers", description="Who buys")
@@ -262,7 +263,7 @@ def test_a_reader_sees_one_state_while_others_write(store: Store) -> None:
     assert len(store.syncs()) == 1
 
 
-WRITES = 20
+WRITES = 10
 
 
 def _hammer(url: str, barrier: Any, answers: Any) -> None:
@@ -581,16 +582,18 @@ def test_there_is_one_store_per_url(url: str) -> None:
     assert open_store(url) is open_store(url)
 
 
+preload(__name__)
+
+
 def _in_processes(count: int, work: Any, url: str) -> list[Any]:
     """Run ``work`` in processes that begin together; their answers."""
-    context = multiprocessing.get_context("spawn")
-    barrier, answers = context.Barrier(count), context.Queue()
-    started = [context.Process(target=work, args=(url, barrier, answers), name=f"P{n}") for n in range(count)]
-    for process in started:
-        process.start()
+    barrier, answers = CONTEXT.Barrier(count), CONTEXT.Queue()
+    started = [process(work, url, barrier, answers, name=f"P{n}") for n in range(count)]
+    for one in started:
+        one.start()
     found = [answers.get(timeout=60) for _ in started]
-    for process in started:
-        process.join(timeout=60)
+    for one in started:
+        one.join(timeout=60)
     return found
 
 
