@@ -1,6 +1,7 @@
 """What servers remember of syncs and runs, and when they have to look again."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from elt_dagster.store import Reader, Store
 from elt_dagster.store.database import Database
 from elt_dagster.store.records import Workspace
 from elt_dagster.store.remembered import Memory
+from tests.servers import database
 from tests.unit.test_store import put, store, sync, url
 
 __all__ = ["store", "url"]
@@ -106,6 +108,17 @@ def test_a_glance_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
         database.glance("SELECT 1 FROM elt_workspaces WHERE name = {}", "default")
 
 
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_a_glance_survives_a_server_that_was_restarted(server: Store) -> None:
+    slugs = Asked()
+    server.recall("default", "slugs", slugs)
+    killed = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'elt_dagster' AND pid <> pg_backend_pid()"
+    with server._database.read() as conn:
+        conn.exec_driver_sql(killed)
+    assert server.recall("default", "slugs", slugs) == ["shop"]
+    assert slugs.times == 1
+
+
 def test_marks_are_found_although_there_are_none_most_of_the_time(server: Store) -> None:
     (binding, *_) = server.sync("shop").binding_ids.values()
     assert server.full_refreshes.of([binding]) == {}
@@ -166,6 +179,29 @@ def test_dagsters_sqlite_answers_the_same_and_alembic_is_not_asked_of_each_log(
         again = nothing.execute_in_process(instance=instance)
         assert again.success
         assert instance.get_run_stats(again.run_id).steps_failed == 0
+
+
+def test_dagsters_postgresql_keeps_its_connections_and_is_asked_for_its_columns_once(tmp_path: Path) -> None:
+    with database("dagster") as url:
+        (tmp_path / "dagster.yaml").write_text(f"storage: {{postgres: {{postgres_url: '{url}'}}}}")
+        with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+            instance.optimize_for_webserver(statement_timeout=10_000, pool_recycle=3600, max_overflow=20)
+            quicken(instance)
+            engine = instance.run_storage._engine  # type: ignore[attr-defined]
+            connected: list[object] = []
+            asked: list[str] = []
+            sa.event.listen(engine, "connect", lambda *_: connected.append(_))
+            sa.event.listen(engine, "before_cursor_execute", lambda *said: asked.append(said[2]))
+            for _ in range(2):
+                with ExitStack() as stack:
+                    for _ in range(8):
+                        stack.enter_context(engine.connect())
+            assert len(connected) == 8
+            instance.get_run_records(limit=1)
+            asked.clear()
+            assert instance.get_run_records(limit=1) == []
+            assert [text.split()[0] for text in asked] == ["SELECT"]
+            assert "FROM runs" in asked[0]
 
 
 def test_a_dagster_that_is_another_one_is_noticed() -> None:
