@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 from elt_dagster.client import Client
-from tests.integration.dagster_project import REPOSITORY, ShopProject
+from tests.integration.dagster_project import REPOSITORY, WARM_DEFINITIONS, ShopProject
 
 KEY = "elt_test_0123456789abcdef"
 """The key of the workspace `default`; imported, so that it is the same in every process."""
@@ -95,8 +95,8 @@ def free_port() -> int:
 def served(folder: Path, **environ: str) -> Iterator[Served]:
     """A server that has just started, with the connections ``shop-db`` and ``warehouse`` and without syncs."""
     project = ShopProject.make(folder)
-    for name in ("definitions.py", "workspace.yaml"):
-        shutil.copy(REPOSITORY / name, folder)
+    shutil.copy(REPOSITORY / "workspace.yaml", folder)
+    shutil.copy(WARM_DEFINITIONS, folder / "definitions.py")
     project.store.api_keys.create(workspace="default", name="test", key=KEY)
     told = {"ELT_DAGSTER_API_REQUESTS_PER_MINUTE": "1000000", "PYTHONPATH": str(REPOSITORY), **environ}
     server = Served(project, free_port(), told)

@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 
 from elt_dagster.control.runs import Runs, RunView
+from tests.integration.dagster_project import WARM_DEFINITIONS
 from tests.integration.test_live_syncs import Deployment, made, start_dev
 
 DAGSTER_YAML = """
@@ -15,10 +16,9 @@ telemetry: {enabled: false}
 run_retries: {enabled: true}
 run_monitoring: {enabled: true, poll_interval_seconds: 2}
 """
-DEFINITIONS = """
+QUICKER = """
 from dataclasses import replace
 
-from elt_dagster import build_definitions
 from elt_dagster.control.configured import ConfiguredSync
 from elt_dagster.orchestration import silence
 
@@ -28,7 +28,6 @@ if not hasattr(ConfiguredSync, "quick"):
     # every batch is committed, so that there is something to go on from
     ConfiguredSync.quick = True
     ConfiguredSync.read = lambda self, *words, **more: replace(_read(self, *words, **more), commit_seconds=0.0)
-defs = build_definitions()
 """
 
 
@@ -36,7 +35,7 @@ def started_dagster(folder: Path, dagster_yaml: str = DAGSTER_YAML) -> Deploymen
     """``dagster dev`` with run retries, quick run monitoring, and commits after every batch."""
     deployment = made(folder)
     (folder / "home" / "dagster.yaml").write_text(dagster_yaml)
-    (folder / "definitions.py").write_text(DEFINITIONS)
+    (folder / "definitions.py").write_text(QUICKER + WARM_DEFINITIONS.read_text())
     start_dev(deployment)
     return deployment
 
