@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header
@@ -18,7 +19,12 @@ W = TypeVar("W", bound=StrEnum)
 
 def moment(at: datetime | None) -> str | None:
     """ISO 8601 in UTC with ``Z``."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if at is not None else None
+    return None if at is None else _moment(at)
+
+
+@lru_cache(maxsize=20_000)  # a page of runs has hundreds, and the next answer has the same ones
+def _moment(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def etag(found: AnySync | Loader) -> str:
