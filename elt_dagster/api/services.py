@@ -1,6 +1,7 @@
 """What the routers reach: the use cases of `control`, for the workspace of whoever asks."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from elt_dagster.control.access import Access, Principal
 from elt_dagster.control.accounts import Accounts
@@ -14,6 +15,8 @@ from elt_dagster.sdk.connector import Runtime
 from elt_dagster.store import Store
 
 DEFAULT_REQUESTS_PER_MINUTE = 1200
+PATIENCE: dict[str, Any] = {"max_wait_seconds": 5.0, "max_answer_bytes": 64_000_000, "max_answer_seconds": 60.0}
+"""With a source that is asked while somebody waits for the answer: whoever chooses its host could otherwise hold all workers and all memory."""
 
 
 @dataclass(kw_only=True)
@@ -26,7 +29,7 @@ class Services:
     """How a browser reaches this server: bridges and OAuth callbacks are there."""
     requests_per_minute: int = DEFAULT_REQUESTS_PER_MINUTE
     """The rate limit of a key that has none of its own."""
-    runtime: Runtime = field(default_factory=Runtime)
+    runtime: Runtime = field(default_factory=lambda: Runtime(**PATIENCE))
     access: Access = field(init=False)
     failures: Failures = field(default_factory=Failures, init=False)
 

@@ -19,6 +19,7 @@ import httpx
 from pydantic import SecretStr
 
 from elt_dagster.errors import AuthError, ConfigError, TransientError
+from elt_dagster.sdk.bounded import read_token
 from elt_dagster.sdk.tokens import Token
 
 EARLY = 60.0
@@ -104,7 +105,6 @@ class ApiKey(httpx.Auth):
 class TokenAuth(httpx.Auth):
     """Base of everything that first asks for a token: fetch, keep, use, and fetch once more after a 401."""
 
-    requires_response_body = True
     title = "The token endpoint"
 
     def __init__(self, clock: Callable[[], float] = utc_seconds) -> None:
@@ -129,6 +129,7 @@ class TokenAuth(httpx.Auth):
         used = yield from self._ready(None)
         response = yield self.use(request, used)
         if response.status_code == httpx.codes.UNAUTHORIZED:
+            read_token(response, "The source")  # as far as httpx, which reads what is followed by another request
             fresh = yield from self._ready(used)
             yield self.use(request, fresh)
 
@@ -141,7 +142,7 @@ class TokenAuth(httpx.Auth):
         try:
             request = next(asking)
             while True:
-                request = asking.send(client.send(request, auth=None))
+                request = asking.send(client.send(request, auth=None, stream=True))
         except StopIteration:
             pass
         finally:
@@ -155,7 +156,7 @@ class TokenAuth(httpx.Auth):
                 with self.exclusively():
                     known = next((t for t in self.fetched_by_others() if self._is_good(t, refused)), None)
                     if known is None:
-                        response = yield self.ask()
+                        response = read_token((yield self.ask()), self.title)
                         known = self._noted(self._accepted(response))
                     self._token = known
             assert self._token is not None  # noqa: S101 - for the type checkers

@@ -58,6 +58,10 @@ class Runtime:
     """Where secrets are kept that the source replaces while we use them; None where they come from a file and cannot be."""
     max_wait_seconds: float = 60.0
     """A longer wait asked for by the source becomes a TransientError instead of a sleeping worker."""
+    max_answer_bytes: int = 1 << 30
+    """Of one answer over HTTP, decoded: it is held as a whole. More is a SourceError."""
+    max_answer_seconds: float = 3600.0
+    """From the first byte of an answer to its last; longer is a TransientError."""
 
 
 C = TypeVar("C", bound=Config)

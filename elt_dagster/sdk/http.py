@@ -18,6 +18,7 @@ import httpx
 
 from elt_dagster.errors import AuthError, ConfigError, LimitError, SourceError, TransientError
 from elt_dagster.sdk.auth import TokenAuth
+from elt_dagster.sdk.bounded import Bounds, whole
 from elt_dagster.sdk.budget import Budget, is_used_up, reset_seconds
 from elt_dagster.sdk.connector import Runtime
 from elt_dagster.sdk.egress import http_transport
@@ -206,7 +207,13 @@ class Http:
         return url
 
     def _send(self, request: httpx.Request) -> httpx.Response:
-        return self._reaching(request.url, lambda: self._client.send(request))
+        it = self._runtime
+        return self._reaching(
+            request.url,
+            lambda: whole(
+                self._client.send(request, stream=True), Bounds(self._title, it.max_answer_bytes, it.max_answer_seconds)
+            ),
+        )
 
     def _reaching(self, url: httpx.URL, attempted: Callable[[], T]) -> T:
         try:
