@@ -17,7 +17,7 @@ from elt_dagster.control.workspace import Workspace
 from elt_dagster.errors import ConfigError, ConflictError, NotFoundError, TransientError
 from elt_dagster.model import Catalog, ConnectionSpec, Project, SyncSpec, SyncStatus, TriggerMode
 from elt_dagster.model.secret import resolve
-from elt_dagster.store import AnySync, BrokenSync, Place, StoredConnection, StoredSync, SyncFilter, Transaction
+from elt_dagster.store import AnySync, BrokenSync, Place, StoredConnection, StoredSync, SyncFilter, Transaction, whole
 from elt_dagster.store.config import with_secret
 
 OWN = "own_connection"
@@ -142,10 +142,9 @@ class Loaders:
         for _ in range(ATTEMPTS):
             before = self.get(loader_id)
             expect(before.revision, revision, before.sync)
-            if isinstance(before.sync, BrokenSync):
-                raise ConfigError(before.sync.error)
+            sync = whole(before.sync)
             try:
-                self._replace(before.sync, wanted, by)
+                self._replace(sync, wanted, by)
             except _MovedError:
                 continue
             return self.get(loader_id)

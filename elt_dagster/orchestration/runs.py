@@ -25,9 +25,10 @@ from elt_dagster.model import RunMode, TriggeredBy, Window
 from elt_dagster.orchestration import graphql
 from elt_dagster.orchestration.jobs import job_name
 from elt_dagster.orchestration.launching import Launcher, Wish, gone_job, tag_list
+from elt_dagster.orchestration.newest_runs import Newest
 from elt_dagster.orchestration.progress import parse_progress
 from elt_dagster.orchestration.run_details import RunDetails
-from elt_dagster.orchestration.run_lists import Newest, Run, gone, sync_tag
+from elt_dagster.orchestration.run_lists import Run, gone, sync_tag
 from elt_dagster.orchestration.run_reading import log_pages
 from elt_dagster.orchestration.run_views import (
     backfill_view,

@@ -6,7 +6,7 @@ from elt_dagster.store.full_refreshes import FullRefresh
 from elt_dagster.store.lease import LEASE_SECONDS, Lease
 from elt_dagster.store.pages import Place, SyncFilter
 from elt_dagster.store.reading import Reader
-from elt_dagster.store.records import AnySync, BrokenSync, StoredConnection, StoredSync, Workspace
+from elt_dagster.store.records import AnySync, BrokenSync, StoredConnection, StoredSync, Workspace, whole
 from elt_dagster.store.replies import Reply
 from elt_dagster.store.schema import DEFAULT_WORKSPACE
 from elt_dagster.store.store import Store, open_store
@@ -32,4 +32,5 @@ __all__ = [
     "Transaction",
     "Workspace",
     "open_store",
+    "whole",
 ]

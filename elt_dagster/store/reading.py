@@ -7,16 +7,16 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from elt_dagster.errors import ConfigError, NotFoundError, nearest
+from elt_dagster.errors import NotFoundError, nearest
 from elt_dagster.store.pages import Place, SyncFilter, page_of, rows_of
 from elt_dagster.store.records import (
     AnySync,
-    BrokenSync,
     StoredConnection,
     StoredSync,
     Workspace,
     connection_from_row,
     sync_from_rows,
+    whole,
 )
 from elt_dagster.store.schema import bindings, connections, syncs, workspaces
 from elt_dagster.store.versions import versions_at
@@ -184,25 +184,16 @@ class Reader:
         row = self._one(syncs, syncs.c.slug == slug)
         if row is None:
             raise NotFoundError(f"There is no sync {slug!r}.", fix=nearest(slug, self._names(syncs.c.slug)))
-        return self._whole(row)
+        return whole(sync_from_rows(row, self._bindings(row.id)))
 
     def sync_by_id(self, sync_id: str) -> StoredSync:
         """The sync with that id, if it is in this workspace. Raises NotFoundError; ConfigError when its row is broken."""
-        found = self.any_sync_by_id(sync_id)
-        if isinstance(found, BrokenSync):
-            raise ConfigError(found.error)
-        return found
+        return whole(self.any_sync_by_id(sync_id))
 
     @property
     def workspace(self) -> Workspace:
         """The workspace that is read."""
         return self._workspace
-
-    def _whole(self, row: Row[Any]) -> StoredSync:
-        sync = sync_from_rows(row, self._bindings(row.id))
-        if isinstance(sync, BrokenSync):
-            raise ConfigError(sync.error)
-        return sync
 
     def _bindings(self, sync_id: str) -> list[Row[Any]]:
         wanted = sa.select(bindings).where(bindings.c.sync_id == sync_id).order_by(bindings.c.position)

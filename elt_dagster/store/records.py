@@ -102,6 +102,13 @@ AnySync = StoredSync | BrokenSync
 """What a listing holds; tell them apart with ``isinstance`` or by ``error``."""
 
 
+def whole(sync: AnySync) -> StoredSync:
+    """``sync``. Raises ConfigError, with what is wrong, where its row could not be understood."""
+    if isinstance(sync, BrokenSync):
+        raise ConfigError(sync.error)
+    return sync
+
+
 def connection_from_row(row: Row[Any]) -> StoredConnection:
     """The connection in a row of ``elt_connections``."""
     config: dict[str, Any] = {}

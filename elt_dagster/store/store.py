@@ -28,7 +28,7 @@ from elt_dagster.store.full_refreshes import FullRefreshes
 from elt_dagster.store.lease import LEASE_SECONDS, Lease
 from elt_dagster.store.location import store_url
 from elt_dagster.store.reading import Reader, find_workspace
-from elt_dagster.store.records import AnySync, BrokenSync, StoredConnection, StoredSync, Workspace, connection_from_row
+from elt_dagster.store.records import AnySync, StoredConnection, StoredSync, Workspace, connection_from_row, whole
 from elt_dagster.store.remembered import Memory
 from elt_dagster.store.replies import Replies
 from elt_dagster.store.schema import DEFAULT_WORKSPACE, connections, first_runs, workspaces
@@ -157,10 +157,7 @@ class Store:
 
     def sync_by_id(self, sync_id: str, *, workspace: str = DEFAULT_WORKSPACE) -> StoredSync:
         """The sync with that id. Raises NotFoundError, also when it is in another workspace; ConfigError when its row is broken."""
-        found = self.any_sync_by_id(sync_id, workspace=workspace)
-        if isinstance(found, BrokenSync):
-            raise ConfigError(found.error)
-        return found
+        return whole(self.any_sync_by_id(sync_id, workspace=workspace))
 
     def any_sync_by_id(self, sync_id: str, *, workspace: str = DEFAULT_WORKSPACE) -> AnySync:
         """The sync with that id, broken or not. Raises NotFoundError, also when it is in another workspace."""

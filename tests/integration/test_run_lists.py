@@ -11,7 +11,8 @@ from elt_dagster.control.runs import LatestRuns, RunStatus
 from elt_dagster.errors import NotFoundError, TransientError
 from elt_dagster.orchestration.graphql import Transport
 from elt_dagster.orchestration.hosting import Host, instance_of_webserver
-from elt_dagster.orchestration.run_lists import ACTIVE, GraphQLLists, InstanceLists, Newest, RunLists
+from elt_dagster.orchestration.newest_runs import Newest
+from elt_dagster.orchestration.run_lists import ACTIVE, GraphQLLists, InstanceLists, RunLists
 from elt_dagster.orchestration.runs import GraphQLRuns
 from elt_dagster.orchestration.tags import ROOT_RUN_TAG, SYNC_ID_TAG, SYNC_TAG
 
