@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import servers
+from tests import quick_stores, servers
 
 EVERYTHING = "ELT_DAGSTER_TEST_ALL"
 ESSENTIAL = frozenset(
@@ -31,6 +31,8 @@ LATE = (
     "test_silent_runs.py",
 )
 """Modules of minutes whose tests are few."""
+
+quick_stores.install()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -61,3 +63,10 @@ def postgres_database(postgres_server: str) -> Iterator[str]:
     """URL of an empty PostgreSQL database for one test."""
     with servers.database() as url:
         yield url
+
+
+@pytest.fixture
+def real_migrations() -> Iterator[None]:
+    """Stores are made as they are everywhere but in tests; see `quick_stores`."""
+    with quick_stores.real_migrations():
+        yield

@@ -44,6 +44,7 @@ def run_sql(url: str, statement: str) -> list[Any]:
         return list(result.scalars()) if result.returns_rows else []
 
 
+@pytest.mark.usefixtures("real_migrations")
 def test_it_lives_beside_the_tables_of_dagster(postgres_database: str) -> None:
     run_sql(postgres_database, "CREATE TABLE alembic_version (version_num text); CREATE TABLE runs (id int)")
     run_sql(postgres_database, "INSERT INTO alembic_version VALUES ('7e2f3204cf8e')")

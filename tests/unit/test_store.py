@@ -90,6 +90,7 @@ def run_sql(store: Store, statement: str, **values: Any) -> None:
 # --- tables ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("real_migrations")
 def test_init_changes_an_empty_place_once(url: str) -> None:
     store = open_store(url)
     assert store.init() is True
@@ -98,12 +99,37 @@ def test_init_changes_an_empty_place_once(url: str) -> None:
     assert store.syncs() == ()
 
 
+@pytest.mark.usefixtures("real_migrations")
 def test_migrations_build_what_the_schema_says(store: Store) -> None:
     with store._database.read() as conn:
         context = MigrationContext.configure(conn, opts={"version_table": VERSION_TABLE, "compare_type": True})
         assert compare_metadata(context, metadata) == []
 
 
+def test_what_the_tests_make_quickly_is_the_same(url: str, tmp_path: Path) -> None:
+    first = open_store(url)  # if it is the first of this process, it is migrated for real, and the next is not
+    first.init()
+    with first._database.write() as conn:
+        metadata.drop_all(conn)
+        conn.exec_driver_sql(f"DROP TABLE {VERSION_TABLE}")
+    assert first.init() is True
+    first.ensure_current()
+    with first._database.read() as conn:
+        context = MigrationContext.configure(conn, opts={"version_table": VERSION_TABLE, "compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    other = open_store(f"sqlite:///{tmp_path}/other.sqlite")
+    other.init()
+    ids = [workspace_ids(store) for store in (first, other)]
+    assert len(ids[0]) == len(ids[1]) == 1
+    assert ids[0] != ids[1]
+
+
+def workspace_ids(store: Store) -> list[str]:
+    with store._database.read() as conn:
+        return list(conn.scalars(sa.text("SELECT id FROM elt_workspaces")))
+
+
+@pytest.mark.usefixtures("real_migrations")
 def test_the_comparison_notices_a_missing_column(store: Store) -> None:
     run_sql(store, "ALTER TABLE elt_workspaces DROP COLUMN salt")
     with store._database.read() as conn:
