@@ -39,8 +39,10 @@ def form_page(ask: Ask, csrf: str) -> str:
 def form_target(ask: Ask) -> str:
     """The origins that a form may lead to besides our own, as CSP sources: browsers follow the redirects after it with the same rule."""
     parts = urlsplit(ask.bridge.redirect_uri)
+    # CSP has no words for the address of an IPv6 host
+    back = f"{parts.scheme}:" if parts.netloc.startswith("[") else f"{parts.scheme}://{parts.netloc}"
     # a vendor's consent page may be reached by way of several hosts of the vendor's
-    return f"https: {parts.scheme}://{parts.netloc}" if ask.before_consent else f"{parts.scheme}://{parts.netloc}"
+    return f"https: {back}" if ask.before_consent else back
 
 
 def _page(title: str, body: str) -> str:

@@ -54,7 +54,9 @@ def serve(session: Session, *, host: str, port: int, base_url: str | None, works
         session.say(f"Serving at {services.base_url}/docs")
         _collect_rarely()
         # no access log: addresses carry the states and codes of OAuth
-        uvicorn.run(create_app(services), host=host, port=port, access_log=False, log_level="warning")
+        uvicorn.run(
+            create_app(services), host=host, port=port, access_log=False, log_level="warning", server_header=False
+        )
 
 
 def _collect_rarely() -> None:

@@ -153,13 +153,20 @@ class Running:
         return self.failures.texts(self.runs, failed)
 
     def cancel(self, run_id: str, reason: str = "", *, by: str = "") -> RunView:
-        """Ask a run to stop, again if it was asked before. Raises NotFoundError, ConflictError for one that has ended otherwise."""
+        """Ask a run to stop, again if it was asked before; the first reason stays. Raises NotFoundError, ConflictError for one that has ended otherwise,
+        TransientError where Dagster cannot stop it."""
         view, _ = self.get(run_id)
         if view.result_class is ResultClass.CANCELLED:
             return view
         if view.status.is_final:
             raise ConflictError(f"Run {run_id} has ended; it is {view.status.value}.", with_id=run_id)
-        self.runs.cancel(run_id, reason, requested_by=by)
+        is_asked = view.cancel_requested_at is not None
+        try:
+            self.runs.cancel(run_id, "" if is_asked else reason, requested_by=by)
+        except TransientError:
+            # Dagster stops nothing twice: what is being stopped is as good as stopped
+            if not is_asked:
+                raise
         return self.get(run_id)[0]
 
     def retry(self, run_id: str, *, run_mode: RunMode | None = None, by: str = "") -> str:

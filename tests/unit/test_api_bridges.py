@@ -491,3 +491,15 @@ def test_what_is_chosen_anew_or_removed_needs_no_old_secret(stage: BridgeStage) 
     assert stage.config(back) == {
         "password": "right", "auth": {"kind": "person", "user": "me"}, "shelves": [{"name": "name1", "secret": "new"}],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("back", "source"),
+    [("http://[::1]:8123/back", "http:"), ("http://localhost:8123/back", "http://localhost:8123")],
+    ids=["ipv6", "name"],
+)
+def test_a_form_may_lead_back_to_a_program_on_this_machine(stage: BridgeStage, back: str, source: str) -> None:
+    address = stage.create(redirect_uri=back)
+    policy = form(stage, address)[1].headers["content-security-policy"]
+    # a browser leaves out what is no source for it, and would then not follow the way back
+    assert f"form-action 'self' {source};" in policy

@@ -13,10 +13,11 @@ from sqlalchemy import event
 from elt_dagster.control import backends
 from elt_dagster.control.running import Failures
 from elt_dagster.control.runs import BackendRun, RunStatus, StreamRun
+from elt_dagster.errors import TransientError
 from elt_dagster.model import ConnectionSpec, RunMode
 from elt_dagster.store.schema import syncs as sync_rows
 from tests.unit import api_server
-from tests.unit.api_server import ENGINES, NOBODY, Place, Server
+from tests.unit.api_server import ENGINES, NOBODY, MemoryRuns, Place, Server
 from tests.unit.cli_shelf import Shelf
 
 SYNCS = "/api/v1/syncs"
@@ -764,3 +765,32 @@ def test_a_run_of_another_workspace_is_not_found(place: Place, server: Server, t
     for action in ("cancel", "retry"):
         other.ask("POST", f"{SYNCS}/runs/{run['id']}/{action}", 404, json={})
     assert place.ask("GET", f"{SYNCS}/runs/{run['id']}")["id"] == run["id"]
+
+
+def test_what_is_being_stopped_is_not_stopped_twice_and_keeps_its_first_reason(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, run = running(place)
+    path = f"{SYNCS}/runs/{run['id']}/cancel"
+
+    def as_dagster(run_id: str, reason: str = "", *, requested_by: str = "") -> None:
+        if not place.runs.get(run_id).cancel_requested_at:
+            MemoryRuns.cancel(place.runs, run_id, reason, requested_by=requested_by)
+            return
+        assert not reason, "the record of the run would lose why it was asked"
+        raise TransientError("Run could not be stopped: it is in a state that cannot be terminated.")
+
+    monkeypatch.setattr(place.runs, "cancel", as_dagster)
+    place.ask("POST", path, json={"reason": "wrong day"})
+    again = place.ask("POST", path, json={"reason": "still wrong"})
+    assert (again["status"], again["cancelReason"]) == (run["status"], "wrong day")
+
+
+def test_a_run_that_dagster_cannot_stop_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, run = running(place)
+
+    def refused(run_id: str, reason: str = "", *, requested_by: str = "") -> None:
+        raise TransientError("Run could not be stopped.", fix="Try again.")
+
+    monkeypatch.setattr(place.runs, "cancel", refused)
+    assert "could not be stopped" in place.ask("POST", f"{SYNCS}/runs/{run['id']}/cancel", 424)["detail"]
