@@ -1,6 +1,6 @@
-"""``python -m tests.dagster_executors.run JOB EXECUTOR INSTANCE FOLDER``: one run in a process of its own, to be cancelled from outside."""
+"""One run in a process of its own, to be cancelled from outside."""
 
-import sys
+import gc
 from typing import Any
 
 import dagster as dg
@@ -14,7 +14,4 @@ def main(job: str, executor: str, home: str, folder: str) -> None:
     recon = dg.build_reconstructable_job("tests.dagster_executors.jobs", build.__name__, reconstructable_args=arguments)
     with dg.DagsterInstance.local_temp(home) as instance, dg.execute_job(recon, instance, tags={FOLDER: folder}):
         pass
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    gc.collect()  # what the end of an interpreter does, and the end of a forked process leaves out

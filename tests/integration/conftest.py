@@ -1,5 +1,6 @@
 """What most integration tests start from; a module that needs something else makes its own of the same name."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,24 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ShopProject:
 
 
 @pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance on disk, for what an ephemeral one does not keep."""
-    with dg.DagsterInstance.local_temp(str(tmp_path / "home")) as found:
+def instance() -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance in memory: one on disk costs half a second to make, and as much with each run."""
+    with dg.DagsterInstance.ephemeral() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Dagster home on disk with empty tables, which are what takes half a second to make."""
+    home = tmp_path_factory.mktemp("prepared") / "home"
+    home.mkdir()
+    with dg.DagsterInstance.local_temp(str(home)):
+        return home
+
+
+@pytest.fixture
+def instance_on_disk(prepared_home: Path, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance that other processes can open, and that keeps what one in memory does not."""
+    home = shutil.copytree(prepared_home, tmp_path / "home", dirs_exist_ok=True)
+    with dg.DagsterInstance.local_temp(str(home)) as found:
         yield found

@@ -1,13 +1,13 @@
 """What an executor promises, asked of Dagster's own and of ours alike; then what only threads can do or get wrong."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ import pytest
 
 from elt_dagster.orchestration import _executor_run as executor_module
 from tests.dagster_connectors.scripted import Scripted
+from tests.dagster_executors import run as run_alone
 from tests.dagster_executors.jobs import EXECUTORS, FOLDER, Line, build, build_sync, diary
 from tests.integration.dagster_project import ShopProject, shop
 
-REPOSITORY = Path(__file__).parents[2]
 CANCELLED_WITHIN = 4.0
 """Seconds from asking until the run has ended: about 2, and twice that on a busy machine."""
 
@@ -77,25 +77,23 @@ class Bench:
                 most = max(most, now)
         return most
 
-    def start(self, job: str) -> "subprocess.Popen[bytes]":
-        """Execute ``job`` in a process of its own."""
-        words = [
-            "-m",
-            "tests.dagster_executors.run",
-            job,
-            self.executor,
-            self.instance.root_directory,
-            str(self.folder),
-        ]
-        quiet = subprocess.DEVNULL
-        return subprocess.Popen([sys.executable, *words], cwd=REPOSITORY, stdout=quiet, stderr=quiet)
+    def start(self, job: str) -> BaseProcess:
+        """Execute ``job`` in a process of its own, forked from one that has imported what it takes."""
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([run_alone.__name__])
+        arguments = (job, self.executor, self.instance.root_directory, str(self.folder))
+        process = context.Process(target=run_alone.main, args=arguments)
+        process.start()
+        return process
 
-    def cancel(self, process: "subprocess.Popen[bytes]", signal_number: int = signal.SIGTERM) -> float:
+    def cancel(self, process: BaseProcess, signal_number: int = signal.SIGTERM) -> float:
         """Cancel the only run there is as Dagster does, and wait for the end of its process; seconds until the run had ended."""
         (run,) = self.instance.get_runs()
         self.instance.report_run_canceling(run)
-        process.send_signal(signal_number)
-        process.wait(timeout=60)
+        assert process.pid is not None
+        os.kill(process.pid, signal_number)
+        process.join(60)
+        assert process.exitcode is not None
         at = {
             e.dagster_event.event_type_value: e.timestamp for e in self.instance.all_logs(run.run_id) if e.dagster_event
         }
@@ -131,11 +129,8 @@ class Bench:
 
 
 @pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    home = tmp_path / "home"
-    home.mkdir()
-    with dg.DagsterInstance.local_temp(str(home), overrides={"telemetry": {"enabled": False}}) as instance:
-        yield instance
+def instance(instance_on_disk: dg.DagsterInstance) -> dg.DagsterInstance:
+    return instance_on_disk
 
 
 @pytest.fixture
@@ -143,11 +138,13 @@ def threads(tmp_path: Path, instance: dg.DagsterInstance) -> Bench:
     return Bench("threaded", tmp_path, instance)
 
 
-# each of its steps imports Dagster anew, and it is Dagster's own: it is held against ours before a release
-SLOW = {"multiprocess": (pytest.mark.slow, pytest.mark.again("Dagster's own, to compare with"))}
+# held against ours before a release
+DAGSTERS_OWN = pytest.mark.again("Dagster's own, to compare with")
 
 
-@pytest.mark.parametrize("executor", [pytest.param(name, marks=SLOW.get(name, ())) for name in EXECUTORS])
+@pytest.mark.parametrize(
+    "executor", [pytest.param(name, marks=() if name == "threaded" else DAGSTERS_OWN) for name in EXECUTORS]
+)
 class TestEveryExecutor:
     """The contract."""
 

@@ -150,6 +150,11 @@ def test_half_a_window_is_refused(
 class TestTheSchedule:
     """What a tick asks for."""
 
+    @pytest.fixture
+    def instance(self, instance_on_disk: dg.DagsterInstance) -> dg.DagsterInstance:
+        """Ticks open the instance anew, by its reference."""
+        return instance_on_disk
+
     def tick(self, project: ShopProject, instance: dg.DagsterInstance, at: datetime) -> dg.RunRequest | dg.SkipReason:
         defs = project.defs()
         schedule = defs.resolve_schedule_def("sync_shop_schedule")
