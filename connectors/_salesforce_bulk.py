@@ -144,7 +144,8 @@ class BulkReader:
         return {**left, "reached": Checkpoint.from_json({"cursor": reached}).cursor}
 
     def _signature(self) -> str:
-        return hashlib.sha256(f"{self.operation} {self.query}".encode()).hexdigest()[:16]
+        # a job is read with the version it was made with, or refused (409)
+        return hashlib.sha256(f"{self.connector.data} {self.operation} {self.query}".encode()).hexdigest()[:16]
 
     # -- when there is nothing to download -----------------------------------------------------------------------------
 

@@ -116,3 +116,25 @@ def test_another_stream_is_another_world() -> None:
     stream = Stream(name="Contact", schema=world.stream.schema, primary_key=("Id",), cursor_field="SystemModstamp")
     request = ReadRequest(stream=stream, mode=SyncMode.INCREMENTAL, cursor_field="SystemModstamp", since=since)
     assert len(ids(list(world.connector().read(request)))) == 40
+
+
+def test_a_job_of_another_version_of_the_api_is_not_gone_on_with() -> None:
+    world = World()
+    since = stored(world.cut_short())
+    older = set(world.org.jobs)
+
+    def newer(request: httpx.Request) -> httpx.Response:
+        if any(job in request.url.path for job in older):
+            return httpx.Response(409, json=[{"errorCode": "API_ERROR", "message": "The job is of another version."}])
+        path = request.url.path.replace("/v63.0", "/v62.0")
+        return world.org(
+            httpx.Request(
+                request.method, request.url.copy_with(path=path), headers=request.headers, content=request.content
+            )
+        )
+
+    runtime = Runtime(transport=httpx.MockTransport(newer), sleep=lambda _: None, environ={})
+    connector = Salesforce.configured({**SETTINGS, "api_type": "bulk", "api_version": "63.0"}, runtime)
+    rest = list(connector.read(world.request(since)))
+    assert len(ids(rest)) == 40
+    assert stored(rest) == Checkpoint(hours(40))
