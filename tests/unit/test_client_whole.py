@@ -1,14 +1,20 @@
 """The client over the whole application: each operation of the document can be reached with it, and what comes back is typed."""
 
+import re
+import shlex
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import httpx
 import pytest
 from fastapi.testclient import TestClient
 from starlette.routing import compile_path
 
+from elt_dagster import client as client_package
+from elt_dagster.cli.app import cli
 from elt_dagster.client import Client
 from elt_dagster.control.runs import RunStatus
 from elt_dagster.errors import ConflictError, NotFoundError
@@ -16,6 +22,7 @@ from tests.unit import api_server
 from tests.unit.api_server import Place, Server
 from tests.unit.cli_shelf import TOKEN
 
+DOCS = Path(__file__).parents[2] / "docs" / "api"
 FOR_PEOPLE = {"/connection_bridges/authorize", "/connection_bridges/callback", "/healthz"}
 
 
@@ -164,3 +171,72 @@ def test_lists_come_whole_whatever_a_page_holds(place: Place, client: Client, mo
 def test_the_loaders_of_another_workspace_are_not_there(client: Client) -> None:
     with pytest.raises(NotFoundError, match="Use the one that the API key belongs to"):
         client.loaders("another").types()
+
+
+# --- what the pages show -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def at_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs end as soon as they are asked for."""
+    launch = place.runs.launch
+
+    def launched(*words: Any, **more: Any) -> str:
+        run_id = launch(*words, **more)
+        place.runs.put(run_id, RunStatus.COMPLETED)
+        return run_id
+
+    monkeypatch.setattr(place.runs, "launch", launched)
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("where", ["page", "docstring"])
+def test_the_python_of_the_pages_runs_as_it_is_written(
+    place: Place,
+    wire: Recorded,
+    where: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if where == "page":
+        (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "index.md").read_text(), re.DOTALL)
+    else:
+        code = textwrap.dedent("\n".join(re.findall(r"^    .*$|^$", client_package.__doc__ or "", re.MULTILINE)))
+    place.ask(
+        "POST",
+        "/api/v1/syncs",
+        201,
+        json={"connectionId": place.source, "name": "S", "entities": ["logs"], "status": "active"},
+    )
+    made = httpx.Client
+
+    def wired(**options: Any) -> httpx.Client:
+        return made(**{**options, "transport": wire})
+
+    monkeypatch.setattr("elt_dagster.client.sending.httpx.Client", wired)
+    exec(code.replace('"default"', repr(place.name)), {"api_key": place.key, "connection": place.source})  # noqa: S102 - our own page
+    assert "success" in capsys.readouterr().out
+
+
+def _commands() -> list[str]:
+    blocks = [
+        b
+        for page in sorted(DOCS.glob("*.md"))
+        for b in re.findall(r"```(?:sh|shell)\n(.*?)```", page.read_text(), re.DOTALL)
+    ]
+    return sorted(
+        {line.strip() for block in blocks for line in block.splitlines() if line.strip().startswith("elt-dagster ")}
+    )
+
+
+@pytest.mark.parametrize("line", _commands())
+def test_the_commands_of_the_pages_are_those_there_are(line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    found: click.Command = cli
+    while isinstance(found, click.Group):
+        below = found.get_command(click.Context(found), words[0])
+        assert below is not None, line
+        found, words = below, words[1:]
+    words = [word if word != "loader.yaml" else "-" for word in words]
+    # options and arguments are understood, and nothing is done
+    found.make_context(found.name, words)
