@@ -3,8 +3,9 @@
 import datetime as dt
 from typing import Annotated, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer, WithJsonSchema
+from pydantic import PlainSerializer, WithJsonSchema
 
+from elt_dagster.api.model_base import Shown
 from elt_dagster.api.words import moment
 
 T = TypeVar("T")
@@ -13,18 +14,6 @@ Moment = Annotated[
     PlainSerializer(moment),
     WithJsonSchema({"type": "string", "format": "date-time"}, mode="serialization"),
 ]
-
-
-class Shown(BaseModel):
-    """Base of what is answered."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-
-class Sent(BaseModel):
-    """Base of what is sent: no unknown keys, and silent about its input in errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True)
 
 
 class Problem(Shown):

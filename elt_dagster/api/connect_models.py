@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
-from elt_dagster.api.connect_model_parts import ConflictProblem, Moment, Paged, Problem, RunConflictProblem, Sent, Shown
+from elt_dagster.api.connect_model_parts import ConflictProblem, Moment, Paged, Problem, RunConflictProblem
 from elt_dagster.api.connect_run_models import (
     EltStreamRun,
     EltSyncState,
@@ -20,6 +20,7 @@ from elt_dagster.api.connect_run_models import (
     StreamSnapshot,
     StreamSnapshots,
 )
+from elt_dagster.api.model_base import Sent, Shown
 
 __all__ = [
     "Ability", "AvailableStream", "ConflictProblem", "Connection", "Cron", "EltStream", "EltStreamRun", "EltSync",

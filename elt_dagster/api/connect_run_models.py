@@ -2,7 +2,8 @@
 
 from enum import StrEnum
 
-from elt_dagster.api.connect_model_parts import Moment, Sent, Shown
+from elt_dagster.api.connect_model_parts import Moment
+from elt_dagster.api.model_base import Sent, Shown
 
 
 class SnapshotStatus(StrEnum):

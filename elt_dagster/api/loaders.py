@@ -22,22 +22,28 @@ from elt_dagster.store import Place, StoredConnection
 
 Responses = dict[int | str, dict[str, Any]]
 REFUSALS: Responses = {
-    400: {"model": shown.Problem, "description": "X-Workspace-ID is not the workspace of the path"},
-    401: {"model": shown.Problem, "description": "No key, or one that opens nothing"},
-    404: {"model": shown.Problem, "description": "There is no such thing, or it is in another workspace than the key"},
-    413: {"model": shown.Problem, "description": "The body is too large"},
-    422: {"model": shown.Invalid, "description": "The request is wrong; `loc` leads to each field"},
-    429: {"model": shown.Problem, "description": "Too many requests with this key: see Retry-After"},
-    "4XX": {"model": shown.Problem, "description": "Anything else that is wrong with the request"},
+    400: {"model": shown.LoaderProblem, "description": "X-Workspace-ID is not the workspace of the path"},
+    401: {"model": shown.LoaderProblem, "description": "No key, or one that opens nothing"},
+    404: {
+        "model": shown.LoaderProblem,
+        "description": "There is no such thing, or it is in another workspace than the key",
+    },
+    413: {"model": shown.LoaderProblem, "description": "The body is too large"},
+    422: {"model": shown.LoaderInvalid, "description": "The request is wrong; `loc` leads to each field"},
+    429: {"model": shown.LoaderProblem, "description": "Too many requests with this key: see Retry-After"},
+    "4XX": {"model": shown.LoaderProblem, "description": "Anything else that is wrong with the request"},
 }
 CONFLICT: Responses = {
-    409: {"model": shown.ConflictProblem, "description": "It collides with what `conflict_id` names"}
+    409: {"model": shown.LoaderConflictProblem, "description": "It collides with what `conflict_id` names"}
 }
 UPSTREAM: Responses = {
-    424: {"model": shown.Problem, "description": "The source, the warehouse or Dagster failed or cannot be reached"}
+    424: {
+        "model": shown.LoaderProblem,
+        "description": "The source, the warehouse or Dagster failed or cannot be reached",
+    }
 }
 CHANGED: Responses = {
-    412: {"model": shown.Problem, "description": "It was changed meanwhile: If-Match has an older ETag"}
+    412: {"model": shown.LoaderProblem, "description": "It was changed meanwhile: If-Match has an older ETag"}
 }
 TOTAL = "X-Total-Count"
 RUNS = 100

@@ -5,8 +5,9 @@ import uuid
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import Field, PlainSerializer, WithJsonSchema
 
+from elt_dagster.api.model_base import RunStatusWord, Sent, Shown
 from elt_dagster.api.words import moment
 
 Moment = Annotated[
@@ -41,43 +42,21 @@ class LoaderStatus(StrEnum):
     ERROR = "error"
 
 
-class RunStatusWord(StrEnum):
-    """Where a run is."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-class _Shown(BaseModel):
-    """Base of what is answered."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-
-class _Sent(BaseModel):
-    """Base of what is sent: no unknown keys, and silent about its input in errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True)
-
-
-class Problem(_Shown):
+class LoaderProblem(Shown):
     """Why nothing was done."""
 
     error: str
     """What happened and where, and what to do."""
 
 
-class ConflictProblem(Problem):
+class LoaderConflictProblem(LoaderProblem):
     """What is in the way."""
 
     conflict_id: str | None = None
     """The id of what is in the way: a loader, or an active run."""
 
 
-class FieldProblem(_Shown):
+class LoaderFieldProblem(Shown):
     """One thing that is wrong with a request."""
 
     loc: list[str | int] = Field(examples=[["body", "config", "host"]])
@@ -88,14 +67,14 @@ class FieldProblem(_Shown):
     """For machines."""
 
 
-class Invalid(_Shown):
+class LoaderInvalid(Shown):
     """What is wrong with a request."""
 
-    detail: list[FieldProblem]
+    detail: list[LoaderFieldProblem]
     """Each of it."""
 
 
-class SelectedStream(_Shown):
+class SelectedStream(Shown):
     """A stream that is loaded."""
 
     name: str
@@ -104,7 +83,7 @@ class SelectedStream(_Shown):
     """How it is loaded."""
 
 
-class Loader(_Shown):
+class Loader(Shown):
     """A source connection and the sync that reads it."""
 
     id: str
@@ -143,7 +122,7 @@ class Loader(_Shown):
     """Its newest run."""
 
 
-class LoaderRun(_Shown):
+class LoaderRun(Shown):
     """One run: a run of Dagster, also one that was started there."""
 
     id: str
@@ -174,14 +153,14 @@ class LoaderRun(_Shown):
     """When it was asked for."""
 
 
-class Deleted(_Shown):
+class Deleted(Shown):
     """It is gone."""
 
     status: Literal["deleted"] = "deleted"
     """Always this."""
 
 
-class TypeStream(_Shown):
+class TypeStream(Shown):
     """A stream that every account of a connector has."""
 
     name: str
@@ -192,7 +171,7 @@ class TypeStream(_Shown):
     """How it can be loaded."""
 
 
-class LoaderType(_Shown):
+class LoaderType(Shown):
     """A connector that can be read from."""
 
     type: str = Field(examples=["salesforce"])
@@ -207,7 +186,7 @@ class LoaderType(_Shown):
     """Streams that every account has; empty where only the source itself knows them."""
 
 
-class StreamWanted(_Sent):
+class StreamWanted(Sent):
     """A stream to load."""
 
     name: str = Field(min_length=1, examples=["Contact"])
@@ -216,7 +195,7 @@ class StreamWanted(_Sent):
     """How; as the loader says if not given."""
 
 
-class LoaderWanted(_Sent):
+class LoaderWanted(Sent):
     """What a loader is to be."""
 
     name: str = Field(min_length=1, max_length=255, examples=["Salesforce CRM Loader"])

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from elt_dagster.api import loaders_models as shown
+from elt_dagster.api.model_base import RunStatusWord
 from elt_dagster.control.catalog import Provider, canonical
 from elt_dagster.control.kept import Kept
 from elt_dagster.control.loaders import Loader, Wanted
@@ -157,7 +158,7 @@ def _shown_run(view: RunView, workspace_id: str) -> shown.LoaderRun:
         id=view.id,
         loader_id=view.sync_id,
         workspace_id=workspace_id,
-        status=shown.RunStatusWord(view.status.value),
+        status=RunStatusWord(view.status.value),
         started_at=view.started_at,
         completed_at=view.ended_at,
         rows_loaded=summary["rows_loaded"],

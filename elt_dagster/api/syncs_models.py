@@ -5,9 +5,10 @@ import uuid
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import ConfigDict, Field, PlainSerializer, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
+from elt_dagster.api import model_base
 from elt_dagster.api.words import moment
 from elt_dagster.model import ExecutionBackend, ExecutionMode, SyncStatus, TriggerMode
 
@@ -34,18 +35,16 @@ class TableNaming(StrEnum):
     V1 = "v1"
 
 
-class Shown(BaseModel):
+class Shown(model_base.Shown):
     """Base of what is answered."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
-class Sent(BaseModel):
-    """Base of what is sent: no unknown keys, and silent about its input in errors."""
+class Sent(model_base.Sent):
+    """Base of what is sent."""
 
-    model_config = ConfigDict(
-        alias_generator=to_camel, extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(alias_generator=to_camel)
 
 
 # --- errors ------------------------------------------------------------------------------------------------------------------

@@ -1,23 +1,13 @@
 """Runs as the Syncs dialect shows them, and what is sent about them."""
 
-from enum import StrEnum
 from typing import Any
 
 from pydantic import Field
 
+from elt_dagster.api.model_base import RunStatusWord
 from elt_dagster.api.syncs_models import Moment, Sent, Shown
 from elt_dagster.control.runs import ResultClass
 from elt_dagster.model import ExecutionBackend, ExecutionMode, RunMode
-
-
-class RunStatusWord(StrEnum):
-    """Where a run is."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
 
 
 class Run(Shown):

@@ -8,6 +8,7 @@ from pydantic.alias_generators import to_camel
 
 from elt_dagster.api import syncs_models as shown
 from elt_dagster.api import syncs_run_models as run_models
+from elt_dagster.api.model_base import RunStatusWord
 from elt_dagster.api.syncs_configs import shown_destination, shown_execution
 from elt_dagster.api.words import Spelling
 from elt_dagster.control.catalog import Provider, Resource
@@ -148,7 +149,7 @@ def _shown_run(view: RunView, spec: SyncSpec) -> run_models.Run:
     return run_models.Run(
         id=view.id,
         sync_id=view.sync_id,
-        status=run_models.RunStatusWord(view.status.value),
+        status=RunStatusWord(view.status.value),
         run_mode=view.run_mode,
         triggered_by=view.triggered_by,
         trigger_ref=view.trigger_ref or None,
