@@ -18,12 +18,11 @@ from elt_dagster.control.local_places import chosen_places
 from elt_dagster.control.oauth import Round, check_issuer, consent_of, error_code, find_client, new_secret, refusal
 from elt_dagster.control.problems import parse, raise_problems
 from elt_dagster.control.redirects import check_redirect_uri
-from elt_dagster.control.secrets import with_stand_ins
+from elt_dagster.control.secrets import holds_reference, with_stand_ins
 from elt_dagster.control.validate import Kinds, find_kinds
 from elt_dagster.control.workspace import Workspace
 from elt_dagster.destinations.base import Destination
 from elt_dagster.errors import AuthError, ConfigError, ConflictError, EltError, NotFoundError
-from elt_dagster.model.secret import is_reference
 from elt_dagster.registry import require_driver
 from elt_dagster.sdk.connector import Connector, Runtime
 from elt_dagster.sdk.consent import Consent
@@ -114,7 +113,8 @@ def check_known(connector: str, settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if name not in names:
             raise ConfigError(f"{connector} has no setting {name!r}.", fix=f"Known: {', '.join(names)}.")
-        if name in secrets or is_reference(value):
+        # also one that lies deeper: it would be opened with the rest
+        if name in secrets or holds_reference(value):
             raise ConfigError(f"The setting {name!r} is for the person who crosses the bridge.", fix="Leave it out.")
 
 

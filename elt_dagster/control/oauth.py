@@ -19,6 +19,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
 
+from elt_dagster.control.secrets import holds_reference
 from elt_dagster.errors import (
     AuthError,
     ConfigError,
@@ -29,7 +30,6 @@ from elt_dagster.errors import (
     TransientError,
     nearest,
 )
-from elt_dagster.model.secret import is_reference
 from elt_dagster.registry import load_connector
 from elt_dagster.sdk.connector import Connector, Runtime
 from elt_dagster.sdk.consent import Consent
@@ -122,7 +122,7 @@ def put_client(store: Store, workspace: str, client: OAuthClient) -> OAuthClient
         )
     known = list(kind.config_type.model_fields)
     for name, value in client.settings.items():
-        if name not in known or is_reference(value):
+        if name not in known or holds_reference(value):
             raise ConfigError(f"{kind.name} has no setting {name!r} that could be kept here.", fix=nearest(name, known))
     kept = replace(client, connector=kind.name)
     ids = {w.name: w.id for w in store.workspaces()}

@@ -83,6 +83,11 @@ def references(config: Any, path: Path = ()) -> Iterator[Path]:
             yield from references(value, (*path, i))
 
 
+def holds_reference(config: Any) -> bool:
+    """Whether there is one in ``config``, however deep."""
+    return next(references(config), None) is not None
+
+
 def with_stand_ins(config: Any) -> Any:
     """``config`` with some text in the place of each reference, to look at the rest of it where the secrets are not at hand."""
     if is_reference(config):

@@ -503,3 +503,19 @@ def test_a_form_may_lead_back_to_a_program_on_this_machine(stage: BridgeStage, b
     policy = form(stage, address)[1].headers["content-security-policy"]
     # a browser leaves out what is no source for it, and would then not follow the way back
     assert f"form-action 'self' {source};" in policy
+
+
+@pytest.mark.parametrize(
+    ("integration", "settings"),
+    [
+        ("salesforce", {"objects": [{"env": "HOME"}]}),
+        ("http_api", {"headers": {"X": {"file": "/etc/hostname"}}}),
+        ("postgres", {"host": {"env": "HOME"}}),
+    ],
+    ids=["in-a-list", "in-a-map", "itself"],
+)
+def test_an_application_has_nothing_of_the_servers_opened(
+    stage: BridgeStage, integration: str, settings: dict[str, Any]
+) -> None:
+    # the source, or what is said about a wrong setting, would tell what is there
+    assert "is for the person" in stage.refused(integration_id=integration, settings=settings)
