@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,26 +154,30 @@ def start_daemon(deployment: Deployment) -> None:
     deployment.start("daemon", "dagster-daemon", "run", "-w", "workspace.yaml")
 
 
-@pytest.fixture(scope="module")
-def deployments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Deployment]]:
-    """Both ways of running Dagster, started side by side."""
-    both = {"dev": made(tmp_path_factory.mktemp("dev")), "apart": made(tmp_path_factory.mktemp("apart"))}
+@contextmanager
+def running(folder: Path, start: Callable[[Deployment], None]) -> Iterator[Deployment]:
+    """A deployment that shows its first sync and looks for changes."""
+    deployment = made(folder)
     try:
-        start_dev(both["dev"])
-        start_apart(both["apart"])
-        for deployment in both.values():
-            deployment.wait(lambda shown: "raw_shop/orders" in assets(shown), "the first sync")
-            deployment.wait(lambda shown: "of the store is loaded" in reasons(shown), "a tick", TICKS)
-        yield both
+        start(deployment)
+        deployment.wait(lambda shown: "raw_shop/orders" in assets(shown), "the first sync")
+        deployment.wait(lambda shown: "of the store is loaded" in reasons(shown), "a tick", TICKS)
+        yield deployment
     finally:
-        for deployment in both.values():
-            for name in list(deployment.processes):
-                deployment.kill(name)
+        for name in list(deployment.processes):
+            deployment.kill(name)
 
 
-@pytest.fixture
-def apart(deployments: dict[str, Deployment]) -> Deployment:
-    return deployments["apart"]
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    with running(tmp_path_factory.mktemp("apart"), start_apart) as deployment:
+        yield deployment
+
+
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    with running(tmp_path_factory.mktemp("dev"), start_dev) as deployment:
+        yield deployment
 
 
 PROJECT = """
@@ -198,12 +203,16 @@ def apply(project: ShopProject, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "way", ["dev", pytest.param("apart", marks=pytest.mark.again("test_compose has the same processes apart"))]
+    "way",
+    [
+        "apart",
+        pytest.param("dev", marks=pytest.mark.again("in test_run_control syncs come and go under dagster dev")),
+    ],
 )
 def test_a_sync_comes_by_command_runs_is_paused_and_goes(
-    deployments: dict[str, Deployment], way: str, record_property: Callable[[str, object], None]
+    request: pytest.FixtureRequest, way: str, record_property: Callable[[str, object], None]
 ) -> None:
-    deployment = deployments[way]
+    deployment: Deployment = request.getfixturevalue(way)
     apply(deployment.project, PROJECT + FRESH.replace("STATUS", ""))
     begun = time.monotonic()
     deployment.wait(lambda shown: {"raw_shop/orders", "fresh/orders"} <= assets(shown), "its assets")
@@ -220,8 +229,6 @@ def test_a_sync_comes_by_command_runs_is_paused_and_goes(
     deployment.wait(lambda shown: assets(shown) == {f"raw_shop/{t}" for t in ("orders", "customers", "items")}, "gone")
     record_property(f"{way}: gone after", round(time.monotonic() - begun, 1))
     assert len(deployment.started("fresh")) == 1
-    if way == "dev":  # nothing else is asked of it, and it costs the others their processor
-        deployment.kill("dev")
 
 
 def test_a_store_out_of_reach_leaves_what_is_shown_and_is_told(apart: Deployment) -> None:

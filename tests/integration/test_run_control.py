@@ -17,7 +17,7 @@ from elt_dagster.model import RunMode
 from elt_dagster.orchestration.runs import open_runs
 from tests.integration.dagster_project import shop
 from tests.integration.running_dagster import DAGSTER_YAML, next_attempt, started_dagster, wait_for, worker_of
-from tests.integration.test_live_syncs import Deployment, assets
+from tests.integration.test_live_syncs import SHOWN, Deployment, assets, schedules, succeeded
 
 pytestmark = pytest.mark.slow
 ONE: dict[str, Any] = {"streams": [{"name": "public.orders"}]}
@@ -138,6 +138,23 @@ def test_a_stopped_worker_and_a_read_that_blocks_are_ended_and_resumed(deploymen
     assert orders.cursor_before is not None
     assert project.rows("SELECT count(*), count(DISTINCT id) FROM blocked.orders") == [(3_000, 3_000)]
     assert project.rows("SELECT count(*) FROM stopped.customers") == [(3_000,)]
+
+
+def test_a_sync_comes_runs_is_paused_and_goes_under_dagster_dev(deployment: Deployment) -> None:
+    project = deployment.project
+    at_night = shop(slug="nightly", schema="nightly", schedule={"cron": "0 4 1 1 *"}, **ONE)
+    project.put(at_night)
+    project.put(shop(slug="fresh", schema="fresh", trigger_mode="on_create", **ONE))
+    deployment.wait(lambda shown: {"fresh/orders", "nightly/orders"} <= assets(shown), "their assets")
+    assert schedules(deployment.ask(SHOWN))["sync_nightly_schedule"] == "RUNNING"
+    deployment.wait(lambda shown: succeeded(shown, "fresh"), "the success of its first run")
+    assert project.rows("SELECT count(*) FROM fresh.orders") == [(3,)]
+    project.put({**at_night, "status": "paused"})
+    deployment.wait(lambda shown: not schedules(shown) and "nightly/orders" in assets(shown), "that it is paused")
+    with project.store.transaction() as tx:
+        tx.delete_sync("fresh")
+    deployment.wait(lambda shown: "fresh/orders" not in assets(shown) and "nightly/orders" in assets(shown), "gone")
+    assert len(deployment.started("fresh")) == 1
 
 
 @pytest.mark.again("half a minute of a queue; what a run loads of an earlier version is tested without one")
