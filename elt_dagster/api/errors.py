@@ -19,6 +19,7 @@ from elt_dagster.errors import ConfigError, ConflictError, EltError, NotFoundErr
 LOADERS = "/api/v1/workspaces/"
 SYNCS = "/api/v1/"
 _log = logging.getLogger("elt_dagster.api")
+_NO_OBJECT = frozenset({"model_attributes_type", "model_type", "dict_type", "missing"})
 _CODES = {400: "invalid_request", 401: "unauthorized", 404: "not_found", 405: "method_not_allowed", 409: "conflict",
           412: "precondition_failed", 413: "too_large", 415: "unsupported_media_type", 422: "invalid_request",
           424: "source_failed", 429: "rate_limited", 500: "internal_error", 503: "unavailable"}  # fmt: skip
@@ -105,6 +106,10 @@ def _told(error: Mapping[str, Any]) -> dict[str, Any]:
             "msg": f"This is no JSON that can be used: {error['ctx']['error']}",
             "type": "json_invalid",
         }
+    if error["type"] in _NO_OBJECT and tuple(error["loc"]) == ("body",):
+        # also what a body is taken for whose type is not said
+        text = "Send a JSON object, with Content-Type: application/json."
+        return {"loc": ["body"], "msg": text, "type": error["type"]}
     return {"loc": list(error["loc"]), "msg": error["msg"], "type": error["type"]}
 
 

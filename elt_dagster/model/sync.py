@@ -268,9 +268,9 @@ class SyncSpec(Part):
     @model_validator(mode="after")
     def _hangs_together(self) -> "SyncSpec":
         if self.trigger_mode is TriggerMode.SCHEDULED and self.schedule is None:
-            raise ValueError("trigger_mode scheduled needs a schedule")
+            raise MisplacedError(("schedule",), "trigger_mode scheduled needs a schedule")
         if any(s.full_sync_at_midnight for s in self.streams) and self.schedule is None:
-            raise ValueError("full_sync_at_midnight needs a schedule, for its time zone")
+            raise MisplacedError(("schedule",), "full_sync_at_midnight needs a schedule, for its time zone")
         self._check_slicing()
         self._check_backend()
         seen: dict[str, str] = {}

@@ -264,7 +264,7 @@ def test_an_external_sync_may_not_have_a_trigger(place: Place) -> None:
         ({"executionMode": "odd"}, ("executionMode",), "fan_out_window"),
         ({"executionBackend": "odd"}, ("executionBackend",), "temporal"),
         ({"triggerMode": "odd"}, ("triggerMode",), "on_create"),
-        ({"triggerMode": "scheduled"}, (), "schedule"),
+        ({"triggerMode": "scheduled"}, ("schedule",), "schedule"),
         ({"schedule": {"cron": "0 0 31 2 *"}}, ("schedule", "cron"), "never comes"),
         ({"schedule": {"cron": "@daily", "timezone": "Europe/Kopenhagen"}}, ("schedule", "timezone"), "Europe/Copenhagen"),
         ({"schedule": {"timezone": "UTC"}}, ("schedule", "cron"), "missing"),

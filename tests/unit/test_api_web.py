@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -203,3 +204,24 @@ def test_a_field_that_a_bridge_does_not_have_is_told(place: Place) -> None:
         in place.ask("POST", "/connection_bridges", 400, json={**bridge, "conection_id": "x"})["message"]
     )
     assert "/label: " in place.ask("POST", "/connection_bridges", 400, json={**bridge, "label": "  "})["message"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"content": '{"name": "x"}'},
+        {"content": '{"name": "x"}', "headers": {"Content-Type": "text/plain"}},
+        {"json": [1]},
+        {},
+    ],
+    ids=["no-type", "text", "list", "nothing"],
+)
+def test_a_body_that_is_no_object_is_told_what_to_be(place: Place, sent: dict[str, Any]) -> None:
+    wanted = "Send a JSON object, with Content-Type: application/json."
+    assert place.ask("POST", "/elt_syncs", 400, **sent)["message"] == wanted
+    assert place.invalid("POST", SYNCS, **sent) == {("body",): wanted}
+
+
+def test_a_schedule_that_is_missing_is_told_at_its_place(place: Place) -> None:
+    body = {"connectionId": place.source, "name": "X", "triggerMode": "scheduled"}
+    assert place.invalid("POST", SYNCS, json=body).keys() == {("body", "schedule")}
