@@ -23,9 +23,11 @@ def build(name: str, credentials: Credentials, replace_strategy: str, options: M
             f"dlt's destination {name} has no tables that can be written with SQL, so a checkpoint has no place there.",
             fix="Choose a SQL warehouse, such as bigquery, redshift, clickhouse, mssql, athena or sqlalchemy.",
         )
-    _check_options(name, made, options)
+    # once: dlt looks into every place where a setting might be to answer this
+    capabilities = made.capabilities()
+    _check_options(name, made, capabilities, options)
     return kind(
-        credentials=opened(credentials), replace_strategy=replace_strategy, **{**_transactions(made), **options}
+        credentials=opened(credentials), replace_strategy=replace_strategy, **{**_transactions(capabilities), **options}
     )
 
 
@@ -36,12 +38,13 @@ def opened(credentials: Credentials) -> Any:
     return {k: v.get_secret_value() if isinstance(v, SecretStr) else v for k, v in credentials.items()}
 
 
-def _check_options(name: str, made: Any, options: Mapping[str, Any]) -> None:
+def _check_options(name: str, made: Any, capabilities: Any, options: Mapping[str, Any]) -> None:
     """dlt drops an argument that it does not know and says so in its log alone."""
-    capabilities = type(made.capabilities())
+    if not options:
+        return
     known = {
         *made.spec.get_resolvable_fields(),
-        *capabilities.get_resolvable_fields(),
+        *type(capabilities).get_resolvable_fields(),
         *inspect.signature(type(made).__init__).parameters,
     } - {"self", "kwargs", "credentials"}
     for option in options:
@@ -49,11 +52,10 @@ def _check_options(name: str, made: Any, options: Mapping[str, Any]) -> None:
             raise ConfigError(f"dlt's destination {name} has no option {option!r}.", fix=nearest(option, sorted(known)))
 
 
-def _transactions(made: Any) -> dict[str, bool]:
+def _transactions(capabilities: Any) -> dict[str, bool]:
     """That a merge and a replace are one transaction: dlt 1.31 wraps only statements that hold DDL where its destination leaves this open.
 
     DuckDB, PostgreSQL, Redshift, SQL Server and others do; their DELETE is then committed before the INSERT, and lost rows with it when that fails.
     """
-    capabilities = made.capabilities()
     open_question = capabilities.supports_transactions is None and capabilities.supports_ddl_transactions
     return {"supports_transactions": True} if open_question else {}
