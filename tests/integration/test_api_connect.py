@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from elt_dagster.api.app import create_app
 from elt_dagster.api.services import Services
 from elt_dagster.orchestration.runs import open_runs
-from tests.integration.dagster_project import CANARY, REPOSITORY, ShopProject
+from tests.integration.dagster_project import CANARY, REPOSITORY, WARM_DEFINITIONS, ShopProject
 
 pytestmark = pytest.mark.slow
 
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.slow
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShopProject]:
     """A store with two connections and no sync."""
     project = ShopProject.make(tmp_path_factory.mktemp("connect"))
-    for name in ("definitions.py", "workspace.yaml"):
-        shutil.copy(REPOSITORY / name, project.folder)
+    shutil.copy(REPOSITORY / "workspace.yaml", project.folder)
+    shutil.copy(WARM_DEFINITIONS, project.folder / "definitions.py")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in project.environ().items():
             patch.setenv(name, value)

@@ -5,6 +5,7 @@ streams side by side need both.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ import yaml
 from elt_dagster.control.runs import Runs, RunStatus, RunView
 from elt_dagster.orchestration.runs import open_runs
 from elt_dagster.store import Store
-from tests.integration.dagster_project import CANARY, REPOSITORY
+from tests.integration.dagster_project import CANARY, REPOSITORY, WARM_DEFINITIONS
 from tests.integration.deployed import COMPOSE, environ, prepare, put
 from tests.prefect_server import started
 from tests.redis_server import PASSWORD, redis_url
@@ -136,6 +137,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         # A code server whose database goes while it still looks after the process of a run would never end.
         stack.callback(wait_for_code_servers)
         store = prepare(folder, url)
+        shutil.copy(WARM_DEFINITIONS, folder / "definitions.py")
         for slug in ("shop", "stopped"):
             put(store, slug)
         stack.enter_context(two_workers(folder, settings))
