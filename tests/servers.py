@@ -67,7 +67,8 @@ def database(prefix: str = "elt") -> Iterator[str]:
     try:
         yield url
     finally:
-        if _emptied(url):
+        # a server that was there before us is left as it was
+        if not os.environ.get(URL_VARIABLE) and _emptied(url):
             _spare.append(name)
         else:
             _execute(server, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
