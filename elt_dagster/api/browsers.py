@@ -3,18 +3,17 @@
 from urllib.parse import urlsplit
 
 from fastapi import Request
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _KEPT_FOREVER = "/static-offline-docs/"
 _PAGES = "/connection_bridges/"
-_USUAL = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
+_USUAL = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+)
 
 
 class WebHeaders:
@@ -35,9 +34,9 @@ class WebHeaders:
 
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start" and not scope["path"].startswith(_KEPT_FOREVER):
-                headers = MutableHeaders(scope=message)
-                for name, value in _USUAL.items():
-                    headers.setdefault(name, value)
+                # as bytes, for every answer passes here
+                there = {name.lower() for name, _ in message["headers"]}
+                message = {**message, "headers": [*message["headers"], *(h for h in _USUAL if h[0] not in there)]}
             elif message["type"] == "http.response.body" and headless:
                 message = {**message, "body": b""}
             await send(message)
