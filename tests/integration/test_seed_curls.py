@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,9 +88,13 @@ class Stage:
         return found.id
 
     def active_run(self) -> str:
-        """A run that will take a while."""
+        """A run that will take a while, and that has begun: Dagster may forget what is noted of a run at the moment in which that begins."""
         self.server.project.say("orders.slow", 60)
         run = self.client.runs.trigger(self._active("Slow", "public.orders"))
+        end = time.monotonic() + 90
+        while self.client.runs.get(run.id).status != "running":
+            assert time.monotonic() < end, "it does not begin"
+            time.sleep(0.2)
         return run.id
 
     def loader(self) -> str:
