@@ -155,8 +155,10 @@ def _took(view: "RunView") -> str:
 @click.option("--reason", default="", help="Kept with the run.")
 @steering
 def cancel(session: Session, run: str, reason: str) -> None:
-    """Ask a run to stop. What it has committed stays."""
+    """Ask a run to stop, again if it was asked before. What it has committed stays."""
+    from elt_dagster.control.running import stop
+
     with session.past_runs() as gateway:
-        gateway.cancel(run, reason)
+        stop(gateway, gateway.get(run), reason)
         view = gateway.get(run)
     session.answer({"id": view.id, "status": view.status.value}, f"Run {view.id}: {view.status.value}")

@@ -160,13 +160,7 @@ class Running:
             return view
         if view.status.is_final:
             raise ConflictError(f"Run {run_id} has ended; it is {view.status.value}.", with_id=run_id)
-        is_asked = view.cancel_requested_at is not None
-        try:
-            self.runs.cancel(run_id, "" if is_asked else reason, requested_by=by)
-        except TransientError:
-            # Dagster stops nothing twice: what is being stopped is as good as stopped
-            if not is_asked:
-                raise
+        stop(self.runs, view, reason, by=by)
         return self.get(run_id)[0]
 
     def retry(self, run_id: str, *, run_mode: RunMode | None = None, by: str = "") -> str:
@@ -206,3 +200,14 @@ class Running:
         if run_mode is RunMode.FULL_REFRESH and protected:
             text = f"The stream {protected[0]!r} is protected from full refresh."
             raise ConflictError(text, fix="Take protected_from_full_sync away first, or leave the stream out.")
+
+
+def stop(runs: Runs, view: RunView, reason: str = "", *, by: str = "") -> None:
+    """Ask the run that ``view`` shows to stop, again if it was asked before; the first reason stays. Raises TransientError where Dagster cannot stop it."""
+    is_asked = view.cancel_requested_at is not None
+    try:
+        runs.cancel(view.id, "" if is_asked else reason, **({"requested_by": by} if by else {}))
+    except TransientError:
+        # Dagster stops nothing twice: what is being stopped is as good as stopped
+        if not is_asked:
+            raise
