@@ -187,7 +187,6 @@ class StreamRead:
             for batch in source:
                 yield transform(batch.data)
         finally:
-            transform.close()
             source.close()  # type: ignore[attr-defined]  # every read is a generator
 
 
@@ -226,15 +225,12 @@ class _Pipeline:
 
     def run(self) -> StreamResult:
         transform = Transform(self.plan, self.read.salt() if self.plan.hashed else b"")
-        try:
-            with self._timed_begin() as load, prefetched(self._read) as batches:
-                for batch in self._timed(batches):
-                    self._stop_if_cancelled()
-                    self._take(batch, transform, load)
+        with self._timed_begin() as load, prefetched(self._read) as batches:
+            for batch in self._timed(batches):
                 self._stop_if_cancelled()
-                self._finish(load)
-        finally:
-            transform.close()
+                self._take(batch, transform, load)
+            self._stop_if_cancelled()
+            self._finish(load)
         return self._result()
 
     def _read(self) -> Iterator[Batch]:

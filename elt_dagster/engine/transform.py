@@ -8,17 +8,17 @@ from elt_dagster.model import DeleteMode
 from elt_dagster.model.compute import pc
 from elt_dagster.model.names import check_collisions
 from elt_dagster.model.types import canonical
+from elt_dagster.sdk.calculator import calculator
 
 
 class Transform:
-    """Turns the source's batches of one stream into the warehouse's. Used by one thread; `close` it."""
+    """Turns the source's batches of one stream into the warehouse's. Used by one thread."""
 
     def __init__(self, plan: StreamPlan, salt: bytes) -> None:
         self._plan = plan
         self._salt = salt
         self._names = dict(plan.resolved.names)
         self._excluded = frozenset(plan.resolved.binding.excluded_columns)
-        self._hasher: _Hasher | None = None
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """``batch`` with warehouse names and canonical types. Raises PrimaryKeyError for a NULL in the primary key.
@@ -37,7 +37,7 @@ class Transform:
                 continue
             array = batch.column(index)
             if field.name in self._plan.hashed:
-                array = self._hash(array)
+                array = _hashed(array, self._salt)
             elif (kind := canonical(field.type)) != field.type:
                 array = _cast(array, kind)
             fields.append(field.with_name(names[field.name]).with_type(array.type))
@@ -49,11 +49,6 @@ class Transform:
             fields.append(DELETION_MARK)
             arrays.append(marks)
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
-
-    def close(self) -> None:
-        """Free what hashing needed."""
-        if self._hasher is not None:
-            self._hasher.close()
 
     def _names_of(self, schema: pa.Schema) -> dict[str, str]:
         unknown = [n for n in schema.names if n not in self._names and n not in self._excluded]
@@ -87,11 +82,6 @@ class Transform:
         now = pa.scalar(self._plan.run.started_at, DELETION_MARK.type)
         return pc.if_else(gone, now, pa.scalar(None, DELETION_MARK.type))
 
-    def _hash(self, array: pa.Array) -> pa.Array:
-        if self._hasher is None:
-            self._hasher = _Hasher(self._salt)
-        return self._hasher(array)
-
     def _stamps(self, rows: int) -> list[pa.Array]:
         run = self._plan.run
         return [
@@ -100,23 +90,12 @@ class Transform:
         ]
 
 
-class _Hasher:
-    """Salted SHA-256 in lower-case hex of a value's text form; NULL stays NULL. DuckDB computes it, for Arrow has no SHA."""
-
-    def __init__(self, salt: bytes) -> None:
-        import duckdb
-
-        self._salt = salt.hex()
-        self._duckdb = duckdb.connect(config={"threads": 1})
-
-    def __call__(self, array: pa.Array) -> pa.Array:
-        storage = array.storage if isinstance(array.type, pa.BaseExtensionType) else array
-        self._duckdb.register("v", pa.table({"v": storage}))
-        hashed = self._duckdb.sql("SELECT sha256(? || v::VARCHAR) FROM v", params=[self._salt]).to_arrow_table()
-        return _single(hashed)
-
-    def close(self) -> None:
-        self._duckdb.close()
+def _hashed(array: pa.Array, salt: bytes) -> pa.Array:
+    """Salted SHA-256 in lower-case hex of each value's text, that of a moment in UTC; NULL stays NULL. DuckDB computes it, for Arrow has no SHA."""
+    storage = array.storage if isinstance(array.type, pa.BaseExtensionType) else array
+    with calculator() as connection:
+        connection.register("v", pa.table({"v": storage}))
+        return _single(connection.sql("SELECT sha256(? || v::VARCHAR) FROM v", params=[salt.hex()]).to_arrow_table())
 
 
 def canonical_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -135,9 +114,7 @@ def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _to_json(array: pa.Array) -> pa.Array:
-    import duckdb
-
-    with duckdb.connect(config={"threads": 1}) as connection:
+    with calculator() as connection:
         connection.register("v", pa.table({"v": array}))
         return _single(connection.sql("SELECT to_json(v)::VARCHAR FROM v").to_arrow_table())
 

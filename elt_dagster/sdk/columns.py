@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from elt_dagster.model.compute import pc
 from elt_dagster.model.types import JSON
+from elt_dagster.sdk.calculator import calculator
 from elt_dagster.sdk.json_path import literal
 
 
@@ -27,12 +28,10 @@ def with_column(batch: pa.RecordBatch, name: str, column: pa.Array) -> pa.Record
 
 def nested(columns: Mapping[str, pa.Array]) -> pa.Array:
     """One JSON object per row with the keys and values of ``columns``, of which there is at least one; NULL where all of them are."""
-    import duckdb
-
     names = [f"c{i}" for i in range(len(columns))]
     pairs = ", ".join(f"{literal(key)}, {name}" for key, name in zip(columns, names, strict=True))
     empty = " AND ".join(f"{name} IS NULL" for name in names)
-    with duckdb.connect(config={"threads": 1}) as connection:
+    with calculator() as connection:
         rows = connection.from_arrow(pa.table(list(columns.values()), names=names))
         objects = rows.project(f"CASE WHEN {empty} THEN NULL ELSE CAST(json_object({pairs}) AS VARCHAR) END AS j")
         text = objects.to_arrow_table().column("j").combine_chunks()

@@ -16,6 +16,7 @@ import pyarrow.csv as pa_csv
 from elt_dagster.errors import SourceError
 from elt_dagster.model.compute import pc
 from elt_dagster.model.types import JSON, UUID
+from elt_dagster.sdk.calculator import calculator
 
 INTERVAL = pa.month_day_nano_interval()
 _INTERVAL_TEXT = (
@@ -153,9 +154,7 @@ def _uuid(text: pa.Array) -> pa.Array:
 
 def _unhexed(text: pa.Array, expression: str) -> pa.Array:
     """Hexadecimal text as bytes. Arrow has no such function; DuckDB in memory does it vectorised."""
-    import duckdb
-
-    with duckdb.connect(config={"threads": 1}) as connection:
+    with calculator() as connection:
         rows = connection.from_arrow(pa.table({"column0": text})).project(f"{expression} AS column0")
         table: pa.Table = rows.to_arrow_table()
     return _one_chunk(table.column(0)).cast(pa.binary())
