@@ -1,9 +1,12 @@
 """Is a primary key what it says? Counted by DuckDB over the key's columns alone, as they come out of any warehouse."""
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from elt_dagster.destinations._duckdb_instances import Settings, take
 from elt_dagster.destinations.base import Destination, TableRef
 from elt_dagster.destinations.sql import quote, quoted
 
@@ -25,16 +28,19 @@ def key_facts(destination: Destination[Any], table: TableRef, key: Sequence[str]
 
     Only these columns are read. DuckDB needs memory for the distinct keys, and puts on disk what is beyond 512 MB.
     """
-    import duckdb
-
     missing = " OR ".join(f"{quote(name)} IS NULL" for name in key)
     query = (
         f"SELECT coalesce(sum(n), 0)::BIGINT, coalesce(sum(n) FILTER (WHERE {missing}), 0)::BIGINT, "
         f"count(*) FILTER (WHERE n > 1 AND NOT ({missing})), coalesce(sum(n - 1) FILTER (WHERE NOT ({missing})), 0)::BIGINT "
         f"FROM (SELECT {quoted(key)}, count(*) AS n FROM keys GROUP BY {quoted(key)})"
     )
-    with duckdb.connect(config={"threads": 1, "memory_limit": _MEMORY}) as connection:
-        connection.register("keys", destination.read(table, list(key)))
-        row = connection.execute(query).fetchone()
+    with tempfile.TemporaryDirectory(prefix="elt-keys-") as folder:
+        used, clean = take(Settings(_MEMORY, threads=1), Path(folder)), False
+        try:
+            used.connection.register("keys", destination.read(table, list(key)))
+            row = used.connection.execute(query).fetchone()
+            clean = True
+        finally:
+            used.leave(clean=clean)
     rows, nulls, repeated, surplus = row or (0, 0, 0, 0)
     return KeyFacts(rows, nulls, repeated, surplus)

@@ -9,7 +9,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import Any, cast
 
@@ -41,6 +41,8 @@ STUCK_SECONDS = 1.25
 """From asking a step to stop to giving up on it, if it has not done a thing since."""
 CLEANUP_SECONDS = 15.0
 """The same for a step that is still busy, ending what it began."""
+_CANCELLED_SECONDS = 5.0
+"""What an async step has left under way gets so long for its ``finally``."""
 
 
 class _StepThread:
@@ -302,12 +304,23 @@ class Run:
 
 @contextmanager
 def _event_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """As `asyncio.run` has one: what is still under way at the end, because the step was stopped, is cancelled and gets to its ``finally``."""
     loop = asyncio.new_event_loop()
     try:
         yield loop
-        loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
-        loop.close()
+        try:
+            loop.run_until_complete(_cancelled(asyncio.all_tasks(loop)))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
+
+
+async def _cancelled(tasks: Collection["asyncio.Task[Any]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=_CANCELLED_SECONDS)
 
 
 def _wake(loop: asyncio.AbstractEventLoop) -> None:

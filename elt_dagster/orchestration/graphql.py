@@ -244,7 +244,7 @@ class Transport(Protocol):
         ...
 
     def annotate(self, run_id: str, tags: Mapping[str, str], message: str) -> bool:
-        """Write ``tags`` and a line of log onto a run, where the instance is at hand; GraphQL has no way to do it."""
+        """Write ``tags`` and a line of log, unless it is empty, onto a run, where the instance is at hand; GraphQL has no way to do it."""
         ...
 
     def instance_at_hand(self) -> dg.DagsterInstance | None:

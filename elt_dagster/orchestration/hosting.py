@@ -184,5 +184,6 @@ def _annotate(instance: dg.DagsterInstance, run_id: str, tags: Mapping[str, str]
     if run is None:
         return False
     instance.add_run_tags(run_id, dict(tags))
-    instance.report_engine_event(message, run)
+    if message:
+        instance.report_engine_event(message, run)
     return True

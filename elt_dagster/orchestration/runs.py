@@ -258,18 +258,19 @@ class GraphQLRuns:
         view = run_view(self._details.run(run_id), None)
         if view.status.is_final:
             return
+        asked: dict[str, str] = {}
         if view.cancel_requested_at is None or reason:
-            asked = {CANCEL_REQUESTED_AT_TAG: datetime.now(UTC).isoformat(), CANCEL_REQUESTED_BY_TAG: requested_by,
-                     CANCEL_REASON_TAG: reason[:255]}  # fmt: skip
-            self._transport.annotate(
-                run_id, {k: v for k, v in asked.items() if v}, f"Cancelled: {reason or 'no reason given'}"
-            )
+            said = {CANCEL_REQUESTED_AT_TAG: datetime.now(UTC).isoformat(), CANCEL_REQUESTED_BY_TAG: requested_by,
+                    CANCEL_REASON_TAG: reason[:255]}  # fmt: skip
+            asked = {k: v for k, v in said.items() if v}
+            self._transport.annotate(run_id, asked, f"Cancelled: {reason or 'no reason given'}")
         until = time.monotonic() + _START_SECONDS
         while True:
             answer = self._transport.execute(graphql.TERMINATE, {"id": run_id})["terminateRun"]
             if "_newest" in vars(self):
                 self._newest.outdated()
             if answer["__typename"] == "TerminateRunSuccess" or (now := self._details.bare(run_id)).status.is_final:
+                self._tell_again(run_id, asked)
                 return
             if now.status is not RunStatus.PENDING or time.monotonic() > until:
                 raise TransientError(
@@ -277,6 +278,12 @@ class GraphQLRuns:
                     fix="Try again.",
                 )
             time.sleep(_POLL_SECONDS)  # its process is being started, and there is nothing yet to stop
+
+    def _tell_again(self, run_id: str, asked: Mapping[str, str]) -> None:
+        """Dagster writes a run anew with each of its events, as it was read a moment ago: a tag that came in between is gone."""
+        tags = {tag["key"] for tag in self._details.run(run_id)["tags"]}
+        if lost := {key: value for key, value in asked.items() if key not in tags}:
+            self._transport.annotate(run_id, lost, "")
 
     def close(self) -> None:
         """Wait for the runs that live in our code server, then stop it."""

@@ -1,6 +1,5 @@
 """One run in a process of its own, to be cancelled from outside."""
 
-import gc
 from typing import Any
 
 import dagster as dg
@@ -14,4 +13,3 @@ def main(job: str, executor: str, home: str, folder: str) -> None:
     recon = dg.build_reconstructable_job("tests.dagster_executors.jobs", build.__name__, reconstructable_args=arguments)
     with dg.DagsterInstance.local_temp(home) as instance, dg.execute_job(recon, instance, tags={FOLDER: folder}):
         pass
-    gc.collect()  # what the end of an interpreter does, and the end of a forked process leaves out
