@@ -28,7 +28,6 @@ LATE = (
     "test_bridges_browser.py",
     "test_dagster_commands.py",
     "test_ecosystem_dbt.py",
-    "test_silent_runs.py",
 )
 """Modules of minutes whose tests are few."""
 
