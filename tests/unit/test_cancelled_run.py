@@ -20,8 +20,8 @@ class Deployment:
     def __init__(self, instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
         self._instance, self._before = instance, run
 
-    def execute(self, document: str, _variables: Mapping[str, Any]) -> dict[str, Any]:
-        assert document == graphql.TERMINATE
+    def execute(self, document: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        assert (document, variables["id"]) == (graphql.TERMINATE, self._before.run_id)
         with self._instance.run_storage.connect() as conn:  # type: ignore[attr-defined]
             conn.execute(RunsTable.update().values(run_body=serialize_value(self._before)))
         return {"terminateRun": {"__typename": "TerminateRunSuccess"}}
@@ -32,8 +32,8 @@ class Deployment:
     def instance_at_hand(self) -> dg.DagsterInstance:
         return self._instance
 
-    def run_url(self, _run_id: str) -> None:
-        return None
+    def run_url(self, run_id: str) -> str | None:
+        return f"http://dagster/runs/{run_id}"
 
     def close(self) -> None: ...
 

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import event
 
 from elt_dagster.api.one_thread import awaitable, finish
 from elt_dagster.control.kept import Kept
@@ -190,8 +191,8 @@ def test_dagsters_postgresql_keeps_its_connections_and_is_asked_for_its_columns_
             engine = instance.run_storage._engine  # type: ignore[attr-defined]
             connected: list[object] = []
             asked: list[str] = []
-            sa.event.listen(engine, "connect", lambda *_: connected.append(_))
-            sa.event.listen(engine, "before_cursor_execute", lambda *said: asked.append(said[2]))
+            event.listen(engine, "connect", lambda *_: connected.append(_))
+            event.listen(engine, "before_cursor_execute", lambda *said: asked.append(said[2]))
             for _ in range(2):
                 with ExitStack() as stack:
                     for _ in range(8):
