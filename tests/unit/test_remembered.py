@@ -113,9 +113,10 @@ def test_a_glance_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
 def test_a_glance_survives_a_server_that_was_restarted(server: Store) -> None:
     slugs = Asked()
     server.recall("default", "slugs", slugs)
-    killed = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'elt_dagster' AND pid <> pg_backend_pid()"
+    with server._database._glances.connect() as idle:  # the only one there is
+        pid = idle.scalar(sa.text("SELECT pg_backend_pid()"))
     with server._database.read() as conn:
-        conn.exec_driver_sql(killed)
+        conn.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
     assert server.recall("default", "slugs", slugs) == ["shop"]
     assert slugs.times == 1
 
