@@ -43,9 +43,14 @@ class Accounts:
     workspace: Workspace
 
     def page(self, place: Place) -> ConnectionPage:
-        """One page of all connections. Raises NotFoundError when the row it comes after is gone."""
-        with self.workspace.store.reading(self.workspace.name) as reader:
-            return ConnectionPage(*reader.connection_page(place))
+        """One page of all connections, without their secrets. Raises NotFoundError when the row it comes after is gone."""
+        question = ("connection page", place)
+        return self.workspace.store.recall(
+            self.workspace.name,
+            question,
+            lambda reader: ConnectionPage(*reader.connection_page(place)),
+            lambda page: len(page.items),
+        )
 
     def get(self, connection_id: str) -> StoredConnection:
         """One connection. Raises NotFoundError."""

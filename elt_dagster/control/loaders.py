@@ -1,6 +1,6 @@
 """Loaders: a source connection and the sync that reads it, made, changed and removed as one thing. Either half alone is a row like any other."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,7 +44,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Loader:
-    """A sync and the connection it reads; None where either cannot be read."""
+    """A sync and the connection it reads, without its secrets; None where either cannot be read."""
 
     sync: AnySync
     connection: StoredConnection | None
@@ -79,9 +79,7 @@ class Loaders:
     def page(self, place: Place) -> tuple[list[Loader], int]:
         """One page of them, and how many there are in all."""
         page = self._syncs.page(SyncFilter(without_statuses=_HIDDEN), place, marks=False)
-        # not recalled: a secret that a source replaces changes a connection without moving the revision
-        with self.workspace.store.reading(self.workspace.name) as reader:
-            known = {c.id: c for c in reader.connections_of({s.connection_id for s in page.items})}
+        known = self._connections({s.connection_id for s in page.items})
         return [Loader(sync, known.get(sync.connection_id)) for sync in page.items], page.total
 
     def every(self) -> Iterator[Loader]:
@@ -99,13 +97,10 @@ class Loaders:
         sync = self._syncs.find(loader_id)
         if isinstance(sync, StoredSync) and sync.spec.status.value in _HIDDEN:
             raise NotFoundError(f"There is no loader with the id {loader_id!r}.")
-        return Loader(sync, self._connection(sync))
+        return Loader(sync, self._connections({sync.connection_id}).get(sync.connection_id))
 
-    def _connection(self, sync: AnySync) -> StoredConnection | None:
-        try:
-            return self._accounts.get(sync.connection_id)
-        except NotFoundError:
-            return None
+    def _connections(self, ids: Set[str]) -> dict[str, StoredConnection]:
+        return self.workspace.store.shown_connections(ids, workspace=self.workspace.name)
 
     # --- changing --------------------------------------------------------------------------------------------------------------
 

@@ -57,8 +57,10 @@ def page_of(conn: Connection, table: sa.Table, which: sa.ColumnElement[bool], at
 
     Raises NotFoundError when the row that the page comes after is not there.
     """
-    total = conn.scalar(sa.select(sa.func.count()).select_from(table).where(which)) or 0
-    return rows_of(conn, table, which, at), total
+    rows = rows_of(conn, table, which, at)
+    if at.after is None and len(rows) < at.limit and (rows or not at.offset):
+        return rows, at.offset + len(rows)  # the page is the end, and tells it
+    return rows, conn.scalar(sa.select(sa.func.count()).select_from(table).where(which)) or 0
 
 
 def rows_of(conn: Connection, table: sa.Table, which: sa.ColumnElement[bool], at: Place) -> list[Row[Any]]:

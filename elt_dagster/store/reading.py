@@ -15,6 +15,7 @@ from elt_dagster.store.records import (
     StoredSync,
     Workspace,
     connection_from_row,
+    masked,
     sync_from_rows,
     whole,
 )
@@ -50,10 +51,10 @@ class Reader:
         # sorted here, for databases disagree about the order of text
         return tuple(sorted((connection_from_row(r) for r in rows), key=lambda c: c.spec.name))
 
-    def connections_of(self, ids: Collection[str]) -> tuple[StoredConnection, ...]:
-        """Those with these ids, a page's at most, in any order."""
+    def shown_connections(self, ids: Collection[str]) -> dict[str, StoredConnection]:
+        """Those with these ids, a page's at most, that are there, by id, and `masked`."""
         wanted = sa.select(connections).where(self._mine(connections) & connections.c.id.in_(ids))
-        return tuple(connection_from_row(r) for r in self._conn.execute(wanted))
+        return {r.id: masked(connection_from_row(r)) for r in self._conn.execute(wanted)}
 
     def connection(self, name: str) -> StoredConnection:
         """The connection called ``name``. Raises NotFoundError with the nearest match."""
@@ -122,9 +123,9 @@ class Reader:
         return {row.id: sync_from_rows(row, parts[row.id]) for row in rows}
 
     def connection_page(self, at: Place) -> tuple[tuple[StoredConnection, ...], int]:
-        """One page of the connections, and how many there are. Raises NotFoundError as `sync_page` does."""
+        """One page of the connections, `masked`, and how many there are. Raises NotFoundError as `sync_page` does."""
         rows, total = page_of(self._conn, connections, self._mine(connections), at)
-        return tuple(connection_from_row(r) for r in rows), total
+        return tuple(masked(connection_from_row(r)) for r in rows), total
 
     def connection_ids(self) -> dict[str, str]:
         """The names of all connections, by their ids."""

@@ -7,7 +7,7 @@ sync is one broken asset, and never a code location that does not load.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from sqlalchemy.engine import Row
 
 from elt_dagster.errors import ConfigError, EltError
 from elt_dagster.model import ConnectionSpec, Stream, SyncSpec, TableBinding
-from elt_dagster.store.config import hide_tokens
+from elt_dagster.store.config import hide_tokens, mask_sealed
 
 LISTED_SYNCS, LISTED_STREAMS = 2048, 50
 """How many syncs a process remembers for lists, each of at most so many streams: some tens of megabytes."""
@@ -48,6 +48,12 @@ class StoredConnection:
     error: str | None = None
     label: str = ""
     """What people call it; never empty."""
+
+
+def masked(connection: StoredConnection) -> StoredConnection:
+    """``connection`` with a mask in the place of every secret: for showing it, and for nothing else."""
+    spec = connection.spec.model_copy(update={"config": mask_sealed(connection.spec.config)})
+    return replace(connection, spec=spec)
 
 
 @dataclass(frozen=True, slots=True)

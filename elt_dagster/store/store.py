@@ -6,7 +6,7 @@ import os
 import secrets
 import threading
 import uuid
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -144,6 +144,14 @@ class Store:
         """The connection with that id. Raises NotFoundError, also when it is in another workspace."""
         with self.reading(workspace) as reader:
             return reader.connection_by_id(connection_id)
+
+    def shown_connections(
+        self, ids: Iterable[str], *, workspace: str = DEFAULT_WORKSPACE
+    ) -> dict[str, StoredConnection]:
+        """Those with these ids that are there, by id, `masked`: without its secrets a connection can be remembered, for a source that replaces
+        one does not move the revision."""
+        wanted = frozenset(ids)
+        return self.recall(workspace, ("connections", wanted), lambda reader: reader.shown_connections(wanted), len)
 
     def syncs(self, *, workspace: str = DEFAULT_WORKSPACE) -> tuple[AnySync, ...]:
         """All syncs by slug; one whose row cannot be understood is a `BrokenSync` among them."""

@@ -15,6 +15,7 @@ from sqlalchemy import event
 from elt_dagster.api.one_thread import awaitable, finish
 from elt_dagster.control.kept import Kept
 from elt_dagster.errors import NotFoundError
+from elt_dagster.model.secret import MASK
 from elt_dagster.orchestration import _quick_storages
 from elt_dagster.orchestration._ended_runs import EndedRuns
 from elt_dagster.orchestration._quick_storages import quicken
@@ -23,7 +24,7 @@ from elt_dagster.store.database import Database
 from elt_dagster.store.records import Workspace
 from elt_dagster.store.remembered import Memory
 from tests.servers import database
-from tests.unit.test_store import put, store, sync, url
+from tests.unit.test_store import connection, put, store, sync, url
 
 __all__ = ["store", "url"]
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -76,6 +77,23 @@ def test_a_sync_is_the_same_object_until_it_changes(store: Store, server: Store)
     assert server.any_sync_by_id(first.id) is first
     put(store, sync(name="Other"))
     assert server.sync_by_id(first.id).spec.name == "Other"
+
+
+def test_connections_are_remembered_without_their_secrets(store: Store, server: Store) -> None:
+    def put_shop(label: str) -> str:
+        with store.transaction() as tx:
+            spec = connection("shop-db", password="hunter2", host="h")
+            return tx.put_connection(spec, frozenset({"password"}), label=label).id
+
+    shop = put_shop("Shop")
+    shown = server.shown_connections([shop, "gone"])
+    assert list(shown) == [shop]
+    assert shown[shop].spec.config == {"password": MASK, "host": "h"}
+    assert server.shown_connections([shop])[shop] is not shown[shop]  # another question
+    assert server.shown_connections(["gone", shop])[shop] is shown[shop]
+    put_shop("Shop of Ada")
+    assert server.shown_connections([shop])[shop].label == "Shop of Ada"
+    assert server.open_config(server.connection_by_id(shop))["password"] == "hunter2"
 
 
 def test_a_store_that_nobody_serves_reads_each_time(store: Store) -> None:
