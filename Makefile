@@ -47,8 +47,15 @@ test-all: test
 check: $(READY)
 	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted; run: make format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
+	@$(MAKE) --no-print-directory -j2 .types-mypy .types-pyright .layers
+
+# beside each other, for each is bound by one processor
+.PHONY: .types-mypy .types-pyright .layers
+.types-mypy:
 	@$(BIN)/mypy --no-error-summary
+.types-pyright:
 	@$(BIN)/pyright --level error > .venv/pyright.log 2>&1 || { cat .venv/pyright.log; exit 1; }
+.layers:
 	@$(BIN)/lint-imports --no-cache > .venv/imports.log 2>&1 || { cat .venv/imports.log; exit 1; }
 
 format: $(READY)
