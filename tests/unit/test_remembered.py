@@ -195,6 +195,11 @@ def test_dagsters_sqlite_answers_the_same_and_alembic_is_not_asked_of_each_log(
         monkeypatch.setattr("alembic.script.ScriptDirectory.from_config", lambda _: pytest.fail("Alembic was asked"))
         assert [instance.get_run_records(limit=10), [instance.get_run_stats(i) for i in ids]] == plain
         monkeypatch.undo()
+        # a run whose log is gone gets none by being asked for
+        (log,) = (tmp_path / "history" / "runs").glob(f"{ids[0]}.db")
+        log.unlink()
+        assert instance.get_run_step_stats(ids[0]) == []
+        assert not log.exists()
         # a log that is new is made as before
         again = nothing.execute_in_process(instance=instance)
         assert again.success
