@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from elt_dagster.api import bridge_crossing
 from elt_dagster.api.auth import Authenticated
 from elt_dagster.api.errors import in_body, in_request
+from elt_dagster.api.model_base import Sent
 from elt_dagster.api.routes import KeyedRoute
 from elt_dagster.api.words import moment
 from elt_dagster.control.bridges import Bridges, check_known, connector_name
@@ -16,12 +17,10 @@ from elt_dagster.control.redirects import check_redirect_uri
 from elt_dagster.store import Bridge
 
 
-class BridgeRequest(BaseModel):
+class BridgeRequest(Sent):
     """What a bridge is for, and where the person goes afterwards."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        hide_input_in_errors=True,
         json_schema_extra={
             "examples": [
                 {

@@ -90,7 +90,6 @@ def _shown(caller: Caller, found: Iterable[Loader]) -> list[shown.Loader]:
     return [
         shown_loader(
             x,
-            caller.accounts.masked_config(x.connection) if x.connection is not None else {},
             workspace_id=caller.principal.workspace_id,
             runs=latest.get(x.sync.id, LatestRuns()),
             error=errors.get(x.sync.id),

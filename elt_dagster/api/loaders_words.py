@@ -88,16 +88,14 @@ def read_loader(body: shown.LoaderWanted, destination: StoredConnection) -> Want
 # --- what is answered --------------------------------------------------------------------------------------------------------
 
 
-def shown_loader(
-    loader: Loader, config: Mapping[str, Any], *, workspace_id: str, runs: LatestRuns, error: str | None
-) -> shown.Loader:
-    """A loader; ``config`` are the settings of its connection without what is secret, ``error`` is why its newest run failed."""
+def shown_loader(loader: Loader, *, workspace_id: str, runs: LatestRuns, error: str | None) -> shown.Loader:
+    """A loader; ``error`` is why its newest run failed."""
     sync = loader.sync
     newest = runs.newest
     common: dict[str, Any] = {
         "id": sync.id,
         "workspace_id": workspace_id,
-        "config": {**config, **loader.config},
+        "config": loader.config,
         "created_at": sync.created_at,
         "updated_at": sync.updated_at,
         "last_run_at": (newest.started_at or newest.created_at) if newest else None,

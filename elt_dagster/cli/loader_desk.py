@@ -185,14 +185,11 @@ class LocalLoaderDesk:
         return self._shown(done)
 
     def _shown(self, loader: "Loader") -> Row:
-        from elt_dagster.control.accounts import Accounts
         from elt_dagster.control.runs import LatestRuns
 
         with _api():
             from elt_dagster.api.loaders_words import shown_loader
-        connection = loader.connection
-        config = Accounts(self.session.workspace).masked_config(connection) if connection is not None else {}
-        shown = shown_loader(loader, config, workspace_id=self._workspace_id, runs=LatestRuns(), error=None)
+        shown = shown_loader(loader, workspace_id=self._workspace_id, runs=LatestRuns(), error=None)
         return shown.model_dump(mode="json")
 
     def _run(self, view: Any) -> Row:

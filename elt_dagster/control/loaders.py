@@ -51,8 +51,9 @@ class Loader:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The settings of the sync, without those of the connection."""
-        return {} if isinstance(self.sync, BrokenSync) else dict(self.sync.spec.settings)
+        """The settings of the connection, with a mask for every secret that is kept, and those of the sync."""
+        connection = {} if self.connection is None else self.connection.spec.config
+        return {**connection, **({} if isinstance(self.sync, BrokenSync) else self.sync.spec.settings)}
 
     @property
     def revision(self) -> int:

@@ -6,7 +6,6 @@ changed is not used again.
 """
 
 import contextlib
-import ctypes
 import os
 import threading
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import duckdb
 
 from elt_dagster.destinations.sql import literal, quote
+from elt_dagster.sdk.forks import leave_to_parent
 
 _IDLE = 2  # more than two files are rarely loaded at the same time
 _lock = threading.Lock()
@@ -129,7 +129,7 @@ def _forget_parent() -> None:
     global _lock  # noqa: PLW0603 - another thread may have held it when the fork came
     _lock = threading.Lock()
     for _, root in _idle:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(root))
+        leave_to_parent(root)
     _idle.clear()
 
 

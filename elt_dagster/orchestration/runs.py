@@ -281,9 +281,10 @@ class GraphQLRuns:
 
     def _tell_again(self, run_id: str, asked: Mapping[str, str]) -> None:
         """Dagster writes a run anew with each of its events, as it was read a moment ago: a tag that came in between is gone."""
-        tags = {tag["key"] for tag in self._details.run(run_id)["tags"]}
-        if lost := {key: value for key, value in asked.items() if key not in tags}:
-            self._transport.annotate(run_id, lost, "")
+        for run in self._details.lists.those([run_id]) if asked else ():
+            tags = {tag["key"] for tag in run["tags"]}
+            if lost := {key: value for key, value in asked.items() if key not in tags}:
+                self._transport.annotate(run_id, lost, "")
 
     def close(self) -> None:
         """Wait for the runs that live in our code server, then stop it."""

@@ -3,12 +3,13 @@
 One instance in memory for each process: making one takes 30 ms of a processor, which for a small batch is most of its work.
 """
 
-import ctypes
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from elt_dagster.sdk.forks import leave_to_parent
 
 if TYPE_CHECKING:
     import duckdb
@@ -44,7 +45,7 @@ def _forget_parent() -> None:
     global _lock, _instance  # noqa: PLW0603 - another thread may have held the lock when the fork came
     _lock = threading.Lock()
     if _instance is not None:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_instance))
+        leave_to_parent(_instance)
         _instance = None
 
 
