@@ -76,7 +76,7 @@ class Scripted(Connector[ScriptedConfig]):
             first = max(1, int((request.window.start - FIRST).total_seconds()))
             rows = min(rows, int((request.window.end - FIRST).total_seconds()) - 1)
         for start in range(first, rows + 1, self.config.batch_rows):
-            self._pause(short)
+            self._pause(short, start)
             ids = range(start, min(start + self.config.batch_rows, rows + 1))
             batch = _orders(ids) if short == "orders" else _customers(ids)
             wanted = batch.select(list(request.columns)) if request.columns else batch
@@ -95,9 +95,9 @@ class Scripted(Connector[ScriptedConfig]):
             Path(self.config.folder, f"{stream}.busy").write_text(str(busy - 1))
             raise TransientError("Scripted is busy.", fix="Wait.")
 
-    def _pause(self, stream: str) -> None:
+    def _pause(self, stream: str, row: int) -> None:
         seconds = float(self._said(f"{stream}.slow") or self.config.delay)
-        if seconds:
+        if seconds and row >= int(self._said(f"{stream}.slow_from") or 1):
             time.sleep(seconds)
 
 

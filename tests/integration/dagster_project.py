@@ -75,7 +75,7 @@ class ShopProject:
             tx.put_sync(SyncSpec.model_validate(sync), {s.name: s for s in STREAMS})
 
     def say(self, name: str, text: object) -> None:
-        """Tell the source how to behave: ``orders.fail``, ``orders.busy``, ``orders.slow``, ``rows``."""
+        """Tell the source how to behave: ``orders.fail``, ``.busy``, ``.slow`` (seconds), ``.slow_from`` (a row), ``rows``."""
         (self.folder / name).write_text(str(text))
 
     def defs(self, **options: Any) -> dg.Definitions:
