@@ -52,6 +52,8 @@ from elt_dagster.orchestration.tags import (
 
 WEBSERVER_VARIABLE = "ELT_DAGSTER_WEBSERVER_URL"
 _START_SECONDS = 20.0
+_NOT_YET = frozenset({"NOT_STARTED", "QUEUED", "STARTING", "MANAGED", "CANCELING"})
+"""Of a run that cannot be stopped now: its process is being started, or somebody else's cancel is about to end it."""
 _POLL_SECONDS = 0.5
 Pairs = list[tuple[RunView, StreamRun]]
 _NOT_OURS = 20
@@ -269,15 +271,16 @@ class GraphQLRuns:
             answer = self._transport.execute(graphql.TERMINATE, {"id": run_id})["terminateRun"]
             if "_newest" in vars(self):
                 self._newest.outdated()
-            if answer["__typename"] == "TerminateRunSuccess" or (now := self._details.bare(run_id)).status.is_final:
+            now = () if answer["__typename"] == "TerminateRunSuccess" else self._details.lists.those([run_id])
+            if all(run_view(run, None).status.is_final for run in now):
                 self._tell_again(run_id, asked)
                 return
-            if now.status is not RunStatus.PENDING or time.monotonic() > until:
+            if not all(run["status"] in _NOT_YET for run in now) or time.monotonic() > until:
                 raise TransientError(
                     f"Run {run_id} could not be stopped: {answer.get('message', answer['__typename'])}.",
                     fix="Try again.",
                 )
-            time.sleep(_POLL_SECONDS)  # its process is being started, and there is nothing yet to stop
+            time.sleep(_POLL_SECONDS)
 
     def _tell_again(self, run_id: str, asked: Mapping[str, str]) -> None:
         """Dagster writes a run anew with each of its events, as it was read a moment ago: a tag that came in between is gone."""

@@ -118,4 +118,8 @@ def _description(props: BindingProps) -> str:
     if spec.execution_backend is not ExecutionBackend.NATIVE:
         rows = {**rows, "Loaded by": spec.execution_backend.value}
     table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
-    return f"{resolved.stream.description}\n\n{table}".strip()
+    # a list of assets shows the first line alone, as text
+    about = (
+        resolved.stream.description.strip() or f"{resolved.stream.name} of {props.source_kind}, from {spec.connection}."
+    )
+    return f"{about}\n\n{table}"

@@ -8,6 +8,7 @@ import pytest
 from dagster._core.storage.runs.schema import RunsTable  # noqa: TID251 - what Dagster itself writes there
 from dagster._serdes import serialize_value
 
+from elt_dagster.errors import TransientError
 from elt_dagster.orchestration import graphql
 from elt_dagster.orchestration.hosting import _annotate
 from elt_dagster.orchestration.runs import GraphQLRuns
@@ -58,3 +59,37 @@ def test_a_tag_that_dagster_wrote_over_is_written_again(instance: dg.DagsterInst
     assert CANCEL_REQUESTED_AT_TAG in found.tags
     said = [entry.message for entry in instance.all_logs(run.run_id)]
     assert [text for text in said if "Cancelled" in text] == ["Cancelled: wrong tables"]
+
+
+class EndedByAnother(Deployment):
+    """A transport whose run is already being stopped for somebody else: its process is gone, and its last event comes in a moment."""
+
+    asked = 0
+
+    def execute(self, document: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        assert document == graphql.TERMINATE
+        run = self._instance.get_run_by_id(self._before.run_id)
+        assert run is not None
+        self.asked += 1
+        if self.asked == 2:
+            self._instance.report_run_canceled(run)
+        return {"terminateRun": {"__typename": "TerminateRunFailure", "message": "Unable to terminate run"}}
+
+
+def test_of_two_cancels_at_once_neither_fails(instance: dg.DagsterInstance) -> None:
+    @dg.job
+    def sync_shop() -> None: ...
+
+    run = instance.create_run_for_job(sync_shop, status=dg.DagsterRunStatus.CANCELING)
+    deployment = EndedByAnother(instance, run)
+    GraphQLRuns(deployment).cancel(run.run_id)
+    assert deployment.asked == 2
+
+
+def test_a_run_that_goes_on_although_it_was_to_stop_is_told(instance: dg.DagsterInstance) -> None:
+    @dg.job
+    def sync_shop() -> None: ...
+
+    run = instance.create_run_for_job(sync_shop, status=dg.DagsterRunStatus.STARTED)
+    with pytest.raises(TransientError, match="could not be stopped: Unable to terminate"):
+        GraphQLRuns(EndedByAnother(instance, run)).cancel(run.run_id)
