@@ -53,7 +53,8 @@ def test_an_asset_says_all_that_is_known(project: ShopProject) -> None:
     assert [c.name for c in spec.metadata[keys.COLUMN_SCHEMA].columns][:3] == ["id", "updated_at", "amount"]
     assert spec.freshness_policy == dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=1))
     assert "| Cursor | `updated_at` |" in str(spec.description)
-    assert "What was bought." in str(spec.description)
+    assert str(spec.description).startswith("What was bought.\n\n")
+    assert str(spec_of(defs, ITEMS).description).startswith("public.items of scripted, from ")
     assert [dep.asset_key for dep in spec_of(defs, ITEMS).deps] == [ORDERS]
     assert names(defs) == {"sync_my_shop"}
 
