@@ -72,7 +72,8 @@ class Ear:
 
 _interrupted: set[str] = set()
 """Runs that this process interrupted itself: several steps in threads have one main thread to interrupt."""
-_pulses: dict[tuple[str, str], Pulse] = {}
+_beating: dict[tuple[str, str], tuple[Pulse, threading.Event]] = {}
+"""By run and step, until the event is set."""
 
 
 @contextmanager
@@ -82,8 +83,8 @@ def heartbeat(
     """Beat while the body runs, in the name of the step of ``context``."""
     key = (context.run.run_id, context.op_execution_context.op_def.name)
     stall = float(execution.stall_timeout_seconds) if watches_stalls else None
-    pulse = _pulses[key] = Pulse(context.log.info, stream, stall)
-    stop, owner = threading.Event(), threading.current_thread()
+    pulse, stop, owner = Pulse(context.log.info, stream, stall), threading.Event(), threading.current_thread()
+    mine = _beating[key] = (pulse, stop)
     seconds = min(HEARTBEAT_SECONDS, execution.heartbeat_timeout_seconds / BEATS_PER_TIMEOUT)
     beats = threading.Thread(target=_beat_until, args=(pulse, stop, owner, seconds), name="elt-heartbeat", daemon=True)
     beats.start()
@@ -94,14 +95,23 @@ def heartbeat(
         yield
     finally:
         stop.set()
-        _pulses.pop(key, None)
+        if _beating.get(key) is mine:  # and not the next attempt's, when this one is collected as garbage
+            del _beating[key]
+
+
+def ended(run_id: str, step_key: str) -> None:
+    """Stop beating for a step that has failed outside of the asset's own generator. Dagster leaves that where it is, as long as somebody keeps the
+    error, and its heart would beat on for work that nobody does."""
+    if (beating := _beating.pop((run_id, step_key), None)) is not None:
+        beating[1].set()
 
 
 def moving(run_id: str, step_key: str, cancelled: Callable[[], bool]) -> Callable[[], bool]:
     """``cancelled``, each question of which shows that the step's work goes on: it asks before every batch, and while it waits for its turn."""
-    pulse = _pulses.get((run_id, step_key))
-    if pulse is None:
+    beating = _beating.get((run_id, step_key))
+    if beating is None:
         return cancelled
+    pulse, _ = beating
 
     def asked() -> bool:
         pulse.moved()

@@ -18,7 +18,7 @@ from elt_dagster.engine import Observer, Progress, StreamRead, resolve_binding
 from elt_dagster.orchestration.errors import dagster_errors
 from elt_dagster.orchestration.frame_plans import rows_read, table_of, table_write
 from elt_dagster.orchestration.frames import from_reader, to_reader
-from elt_dagster.orchestration.heartbeat import moving
+from elt_dagster.orchestration.heartbeat import ended, moving
 from elt_dagster.orchestration.metadata import (
     EXPECTED,
     PARTITION_ROW_COUNT,
@@ -46,8 +46,12 @@ class WarehouseIOManager(dg.IOManager):
     def handle_output(self, context: dg.OutputContext, obj: object) -> None:
         """Drain a `StreamRead` into its table, or write a frame of the user's own as `frame_plans` says."""
         if isinstance(obj, StreamRead):
-            with dagster_errors(obj.sync.execution, attempt=_attempt(context), stream=obj.binding.name):
-                self._load(context, obj)
+            try:
+                with dagster_errors(obj.sync.execution, attempt=_attempt(context), stream=obj.binding.name):
+                    self._load(context, obj)
+            except BaseException:
+                ended(context.run_id, context.step_key)
+                raise
         else:
             with dagster_errors():
                 self._write(context, obj)

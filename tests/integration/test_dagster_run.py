@@ -46,6 +46,10 @@ def told(result: dg.ExecuteInProcessResult, key: dg.AssetKey) -> dict[str, Any]:
     return {name: value.value for name, value in event.materialization.metadata.items()}
 
 
+def hearts() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name in ("elt-heartbeat", "elt-cancel")}
+
+
 def failure_of(result: dg.ExecuteInProcessResult, step: str) -> dg.DagsterEvent:
     (event,) = [e for e in result.all_events if e.is_step_failure and e.step_key == step]
     return event
@@ -171,10 +175,14 @@ def test_what_time_may_mend_is_tried_again(project: ShopProject, instance: dg.Da
 def test_retries_come_to_an_end(project: ShopProject, instance: dg.DagsterInstance) -> None:
     project.put(shop())
     project.say("orders.busy", 9)
+    before = hearts()
     result = run(project.defs(), instance)
     assert not result.success
     assert len([e for e in result.all_events if e.is_step_up_for_retry]) == 2
     assert (project.folder / "orders.busy").read_text() == "6"
+    for heart in hearts() - before:  # although the result keeps the errors, and with them what the attempts had begun
+        heart.join(timeout=10)
+        assert not heart.is_alive()
 
 
 def test_an_interrupt_ends_the_run_at_once_although_the_step_has_a_retry_policy(

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import threading
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -18,8 +19,8 @@ def test_what_is_made_of_a_moment_does_not_depend_on_the_machines_zone(monkeypat
     told: list[list[str | None]] = []
     for zone in ("Asia/Tokyo", "America/New_York"):
         monkeypatch.setenv("TZ", zone)  # which DuckDB reads once
-        with context.Pool(1) as pool:
-            told.append(pool.apply(_texts))
+        with ProcessPoolExecutor(1, context) as pool:
+            told.append(pool.submit(_texts).result())
     assert told[0] == told[1] == _texts()
     assert told[0][2] == '"2026-07-01 22:30:00+00"'
 
@@ -44,8 +45,8 @@ def test_threads_and_forked_children_calculate_at_the_same_time() -> None:
     threads = [threading.Thread(target=lambda: found.append(_texts())) for _ in range(8)]
     for thread in threads:
         thread.start()
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        found.append(pool.apply(_texts))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        found.append(pool.submit(_texts).result())
     for thread in threads:
         thread.join()
     assert found == [expected] * 9
