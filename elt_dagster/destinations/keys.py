@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from elt_dagster.destinations._duckdb_instances import Settings, take
 from elt_dagster.destinations.base import Destination, TableRef
 from elt_dagster.destinations.sql import quote, quoted
 
@@ -28,6 +27,8 @@ def key_facts(destination: Destination[Any], table: TableRef, key: Sequence[str]
 
     Only these columns are read. DuckDB needs memory for the distinct keys, and puts on disk what is beyond 512 MB.
     """
+    from elt_dagster.destinations._duckdb_instances import Settings, take  # DuckDB, which only who checks has need of
+
     missing = " OR ".join(f"{quote(name)} IS NULL" for name in key)
     query = (
         f"SELECT coalesce(sum(n), 0)::BIGINT, coalesce(sum(n) FILTER (WHERE {missing}), 0)::BIGINT, "

@@ -17,7 +17,6 @@ import dagster as dg
 
 from elt_dagster.errors import ConfigError, EltError
 from elt_dagster.orchestration import _live_reload as reloading
-from elt_dagster.orchestration.graphql import HttpTransport
 from elt_dagster.orchestration.runs import WEBSERVER_VARIABLE
 from elt_dagster.store import Store
 
@@ -183,6 +182,8 @@ def _reload_webserver(origin: Any) -> None:
     url = os.environ.get(WEBSERVER_VARIABLE)
     if url is None or hasattr(origin, "create_client"):
         return
+    from elt_dagster.orchestration.http_transport import HttpTransport
+
     transport = HttpTransport(url)
     try:
         transport.execute(_RELOAD, {"location": origin.location_name})

@@ -71,7 +71,9 @@ def open_runs(
     """
     url = webserver_url or os.environ.get(WEBSERVER_VARIABLE)
     if url and workspace_file is None:
-        return GraphQLRuns(graphql.HttpTransport(url), fresh_seconds=fresh_seconds)
+        from elt_dagster.orchestration.http_transport import HttpTransport
+
+        return GraphQLRuns(HttpTransport(url), fresh_seconds=fresh_seconds)
     from elt_dagster.orchestration.hosting import Host
 
     return GraphQLRuns(Host(workspace_file), hosts=True, fresh_seconds=fresh_seconds)

@@ -1,4 +1,10 @@
-"""Everything a connector may import. If it is not here, a connector does not need it."""
+"""Everything a connector may import. If it is not here, a connector does not need it.
+
+A module of it is imported when a name of it is first asked for: a process that reads a database has no need of an HTTP client.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from elt_dagster.errors import (
     AuthError,
@@ -25,53 +31,84 @@ from elt_dagster.model import (
     cursor_text,
 )
 from elt_dagster.model.types import JSON, TIMESTAMP, TIMESTAMP_UTC, UUID, parse_type
-from elt_dagster.sdk.arrow import canonical_schema, highest, null_rows, split, text_column
-from elt_dagster.sdk.auth import (
-    ApiKey,
-    Basic,
-    Bearer,
-    Login,
-    NoAuth,
-    SessionLogin,
-    TokenAuth,
-)
-from elt_dagster.sdk.auth_oauth import OAuth2, OAuthClient, TokenFields
-from elt_dagster.sdk.auth_settings import AuthSettings, NoneAuth
-from elt_dagster.sdk.auth_signed import JwtBearer, JwtClaims, SigV4
-from elt_dagster.sdk.budget import SLOW_FROM, Budget, Quota
-from elt_dagster.sdk.columns import nested, with_column, with_columns_of
-from elt_dagster.sdk.connector import Config, Connector, Runtime
-from elt_dagster.sdk.consent import Consent
-from elt_dagster.sdk.csv import CsvDecoder
-from elt_dagster.sdk.csv_pages import CsvParser
-from elt_dagster.sdk.cursor import Cursor, parse_cursor
-from elt_dagster.sdk.endpoint import Endpoint, Limits, Parent
-from elt_dagster.sdk.files import CsvOptions, FileConfig, FileConnector, FileStream
-from elt_dagster.sdk.http import Action, Answer, Http, Rule
-from elt_dagster.sdk.jobs import Job, JobApi, resumed, submitted
-from elt_dagster.sdk.json import Document, JsonParser
-from elt_dagster.sdk.json_path import parse_path
-from elt_dagster.sdk.pages import (
-    AutoPages,
-    Call,
-    Into,
-    LinkHeader,
-    NextCursor,
-    NextUrl,
-    Offset,
-    Page,
-    PageNumber,
-    PageSize,
-    Pagination,
-    SinglePage,
-    Stop,
-)
-from elt_dagster.sdk.pages_settings import AutoPagination, PaginationSettings
-from elt_dagster.sdk.places import ADDRESS, LOCAL, NO_ADDRESS, NOT_LOCAL
-from elt_dagster.sdk.rest import RestConnector
-from elt_dagster.sdk.rest_read import StreamReader
-from elt_dagster.sdk.sql import Column, Query, SqlConnector, SqlSession, SqlSettings, Table
-from elt_dagster.sdk.vault import Drawer, Vault
+
+if TYPE_CHECKING:
+    from elt_dagster.sdk.arrow import canonical_schema, highest, null_rows, split, text_column
+    from elt_dagster.sdk.auth import (
+        ApiKey,
+        Basic,
+        Bearer,
+        Login,
+        NoAuth,
+        SessionLogin,
+        TokenAuth,
+    )
+    from elt_dagster.sdk.auth_oauth import OAuth2, OAuthClient, TokenFields
+    from elt_dagster.sdk.auth_settings import AuthSettings, NoneAuth
+    from elt_dagster.sdk.auth_signed import JwtBearer, JwtClaims, SigV4
+    from elt_dagster.sdk.budget import SLOW_FROM, Budget, Quota
+    from elt_dagster.sdk.columns import nested, with_column, with_columns_of
+    from elt_dagster.sdk.connector import Config, Connector, Runtime
+    from elt_dagster.sdk.consent import Consent
+    from elt_dagster.sdk.csv import CsvDecoder
+    from elt_dagster.sdk.csv_pages import CsvParser
+    from elt_dagster.sdk.cursor import Cursor, parse_cursor
+    from elt_dagster.sdk.endpoint import Endpoint, Limits, Parent
+    from elt_dagster.sdk.files import CsvOptions, FileConfig, FileConnector, FileStream
+    from elt_dagster.sdk.http import Action, Answer, Http, Rule
+    from elt_dagster.sdk.jobs import Job, JobApi, resumed, submitted
+    from elt_dagster.sdk.json import Document, JsonParser
+    from elt_dagster.sdk.json_path import parse_path
+    from elt_dagster.sdk.pages import (
+        AutoPages,
+        Call,
+        Into,
+        LinkHeader,
+        NextCursor,
+        NextUrl,
+        Offset,
+        Page,
+        PageNumber,
+        PageSize,
+        Pagination,
+        SinglePage,
+        Stop,
+    )
+    from elt_dagster.sdk.pages_settings import AutoPagination, PaginationSettings
+    from elt_dagster.sdk.places import ADDRESS, LOCAL, NO_ADDRESS, NOT_LOCAL
+    from elt_dagster.sdk.rest import RestConnector
+    from elt_dagster.sdk.rest_read import StreamReader
+    from elt_dagster.sdk.sql import Column, Query, SqlConnector, SqlSession, SqlSettings, Table
+    from elt_dagster.sdk.vault import Drawer, Vault
+
+_HOMES = {
+    "arrow": "canonical_schema highest null_rows split text_column",
+    "auth": "ApiKey Basic Bearer Login NoAuth SessionLogin TokenAuth",
+    "auth_oauth": "OAuth2 OAuthClient TokenFields",
+    "auth_settings": "AuthSettings NoneAuth",
+    "auth_signed": "JwtBearer JwtClaims SigV4",
+    "budget": "SLOW_FROM Budget Quota",
+    "columns": "nested with_column with_columns_of",
+    "connector": "Config Connector Runtime",
+    "consent": "Consent",
+    "csv": "CsvDecoder",
+    "csv_pages": "CsvParser",
+    "cursor": "Cursor parse_cursor",
+    "endpoint": "Endpoint Limits Parent",
+    "files": "CsvOptions FileConfig FileConnector FileStream",
+    "http": "Action Answer Http Rule",
+    "jobs": "Job JobApi resumed submitted",
+    "json": "Document JsonParser",
+    "json_path": "parse_path",
+    "pages": "AutoPages Call Into LinkHeader NextCursor NextUrl Offset Page PageNumber PageSize Pagination SinglePage Stop",
+    "pages_settings": "AutoPagination PaginationSettings",
+    "places": "ADDRESS LOCAL NO_ADDRESS NOT_LOCAL",
+    "rest": "RestConnector",
+    "rest_read": "StreamReader",
+    "sql": "Column Query SqlConnector SqlSession SqlSettings Table",
+    "vault": "Drawer Vault",
+}
+_LAZY = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "ADDRESS",
@@ -181,3 +218,14 @@ __all__ = [
     "with_column",
     "with_columns_of",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'elt_dagster.sdk' has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"elt_dagster.sdk.{_LAZY[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

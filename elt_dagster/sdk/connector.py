@@ -9,9 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Generic, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args
 
-import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from elt_dagster.errors import ConfigError, nearest
@@ -20,6 +19,9 @@ from elt_dagster.sdk.budget import Ledger
 from elt_dagster.sdk.consent import Consent
 from elt_dagster.sdk.places import local_names
 from elt_dagster.sdk.vault import Vault
+
+if TYPE_CHECKING:
+    import httpx
 
 
 class Config(BaseModel):
@@ -46,7 +48,7 @@ def _utc_now() -> datetime:
 class Runtime:
     """The outside world, handed in so that a test can replace it: network, clock, sleep, chance, environment."""
 
-    transport: httpx.BaseTransport | None = None
+    transport: "httpx.BaseTransport | None" = None
     sleep: Callable[[float], None] = time.sleep
     now: Callable[[], datetime] = _utc_now
     jitter: Callable[[], float] = random.random

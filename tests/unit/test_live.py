@@ -14,8 +14,7 @@ import pytest
 
 from elt_dagster.errors import ConfigError, TransientError
 from elt_dagster.orchestration import _live_reload as reloading
-from elt_dagster.orchestration import live, sensors
-from elt_dagster.orchestration.graphql import HttpTransport
+from elt_dagster.orchestration import http_transport, live, sensors
 from elt_dagster.orchestration.live import FirstRun, Loaded, Watcher, watcher_of
 from elt_dagster.store import Store
 from elt_dagster.store.schema import VERSION_TABLE
@@ -427,8 +426,8 @@ def test_a_webserver_that_is_down_is_asked_again(
         asked.append(request.content.decode())
         return httpx.Response(200, json={"data": {"reloadRepositoryLocation": {"__typename": "X"}}})
 
-    real = HttpTransport
-    monkeypatch.setattr(live, "HttpTransport", lambda url: real(url, httpx.MockTransport(answer)))
+    real = http_transport.HttpTransport
+    monkeypatch.setattr(http_transport, "HttpTransport", lambda url: real(url, httpx.MockTransport(answer)))
     assert tick(Managed()).problem == ""
     tick(Managed())
     assert len(asked) == 1

@@ -17,7 +17,7 @@ from elt_dagster.model import Checkpoint, Execution, LoadMode, RunMode, Stream, 
 from elt_dagster.model.run import SchemaChange
 from elt_dagster.orchestration import metadata as keys
 from elt_dagster.orchestration.errors import dagster_errors, retry_wait, translate
-from elt_dagster.orchestration.graphql import HttpTransport
+from elt_dagster.orchestration.http_transport import HttpTransport
 from elt_dagster.orchestration.literals import secret_literals
 from elt_dagster.orchestration.metadata import result_metadata
 from elt_dagster.orchestration.progress import Throttled, format_progress, parse_progress
