@@ -1,5 +1,6 @@
 """Fixtures that more than one test module needs."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -45,6 +46,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=repeated)
     left_out = set(repeated)
     items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_collection_finish() -> None:
+    """What thousands of tests and their modules are made of stays until the end; a collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def _is_essential(item: pytest.Item) -> bool:

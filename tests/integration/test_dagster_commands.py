@@ -106,7 +106,9 @@ def test_what_was_scaffolded_runs_beside_a_second_document(in_project: ShopProje
     assert "All definitions loaded successfully" in in_project.command("dg", "check", "defs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PASSWORD", "x")
-        in_project.command("dg", "launch", "--assets", "raw_my_shop/orders,raw_other/orders")
+        in_one_process = '{"execution": {"config": {"in_process": {}}}}'  # three would import the same three times
+        assets = "raw_my_shop/orders,raw_other/orders"
+        in_project.command("dg", "launch", "--assets", assets, "--config-json", in_one_process)
     folder = in_project.folder
     project = ShopProject(folder, in_project.store)
     assert project.rows("SELECT sum(amount)::DOUBLE FROM raw_my_shop.orders") == [(19.5,)]
