@@ -1,8 +1,9 @@
 """ELT syncs as Dagster assets. See README.md; connectors are found with `load_connector`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from elt_dagster.errors import EltError
+from elt_dagster.lazy import lazily
 
 if TYPE_CHECKING:
     from elt_dagster.orchestration.component import SyncComponent
@@ -38,13 +39,8 @@ __all__ = [
     "sync_definitions",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'elt_dagster' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_LAZY[name]), name)
+if not TYPE_CHECKING:
+    __getattr__ = lazily(__name__, _LAZY)
 
 
 def __dir__() -> list[str]:

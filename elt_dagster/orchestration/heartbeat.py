@@ -26,7 +26,7 @@ BEATS_PER_TIMEOUT = 4
 
 
 class Pulse:
-    """Of one step. ``write`` hears the beats; ``stall_seconds`` is None where somebody else looks after hanging work."""
+    """Of one step, until ``stop`` is set. ``write`` hears the beats; ``stall_seconds`` is None where somebody else looks after hanging work."""
 
     def __init__(
         self,
@@ -38,6 +38,7 @@ class Pulse:
         self._write, self._stream, self._stall_seconds, self._clock = write, stream, stall_seconds, clock
         self._moved_at = clock()
         self._told = False
+        self.stop = threading.Event()
 
     def moved(self) -> None:
         """The work has just gone on."""
@@ -72,8 +73,7 @@ class Ear:
 
 _interrupted: set[str] = set()
 """Runs that this process interrupted itself: several steps in threads have one main thread to interrupt."""
-_beating: dict[tuple[str, str], tuple[Pulse, threading.Event]] = {}
-"""By run and step, until the event is set."""
+_pulses: dict[tuple[str, str], Pulse] = {}
 
 
 @contextmanager
@@ -83,35 +83,34 @@ def heartbeat(
     """Beat while the body runs, in the name of the step of ``context``."""
     key = (context.run.run_id, context.op_execution_context.op_def.name)
     stall = float(execution.stall_timeout_seconds) if watches_stalls else None
-    pulse, stop, owner = Pulse(context.log.info, stream, stall), threading.Event(), threading.current_thread()
-    mine = _beating[key] = (pulse, stop)
+    pulse = _pulses[key] = Pulse(context.log.info, stream, stall)
+    owner = threading.current_thread()
     seconds = min(HEARTBEAT_SECONDS, execution.heartbeat_timeout_seconds / BEATS_PER_TIMEOUT)
-    beats = threading.Thread(target=_beat_until, args=(pulse, stop, owner, seconds), name="elt-heartbeat", daemon=True)
+    beats = threading.Thread(target=_beat_until, args=(pulse, owner, seconds), name="elt-heartbeat", daemon=True)
     beats.start()
     ear = Ear(lambda: _is_canceling(context.instance, context.run.run_id), lambda: _interrupt_once(context.run.run_id))
-    looks = threading.Thread(target=_listen_until, args=(ear, stop, owner), name="elt-cancel", daemon=True)
+    looks = threading.Thread(target=_listen_until, args=(ear, pulse.stop, owner), name="elt-cancel", daemon=True)
     looks.start()
     try:
         yield
     finally:
-        stop.set()
-        if _beating.get(key) is mine:  # and not the next attempt's, when this one is collected as garbage
-            del _beating[key]
+        pulse.stop.set()
+        if _pulses.get(key) is pulse:  # and not the next attempt's, when this one is collected as garbage
+            del _pulses[key]
 
 
 def ended(run_id: str, step_key: str) -> None:
     """Stop beating for a step that has failed outside of the asset's own generator. Dagster leaves that where it is, as long as somebody keeps the
     error, and its heart would beat on for work that nobody does."""
-    if (beating := _beating.pop((run_id, step_key), None)) is not None:
-        beating[1].set()
+    if (pulse := _pulses.pop((run_id, step_key), None)) is not None:
+        pulse.stop.set()
 
 
 def moving(run_id: str, step_key: str, cancelled: Callable[[], bool]) -> Callable[[], bool]:
     """``cancelled``, each question of which shows that the step's work goes on: it asks before every batch, and while it waits for its turn."""
-    beating = _beating.get((run_id, step_key))
-    if beating is None:
+    pulse = _pulses.get((run_id, step_key))
+    if pulse is None:
         return cancelled
-    pulse, _ = beating
 
     def asked() -> bool:
         pulse.moved()
@@ -120,8 +119,8 @@ def moving(run_id: str, step_key: str, cancelled: Callable[[], bool]) -> Callabl
     return asked
 
 
-def _beat_until(pulse: Pulse, stop: threading.Event, owner: threading.Thread, seconds: float) -> None:
-    while not stop.wait(seconds) and owner.is_alive():
+def _beat_until(pulse: Pulse, owner: threading.Thread, seconds: float) -> None:
+    while not pulse.stop.wait(seconds) and owner.is_alive():
         try:
             pulse.beat()
         except dg.DagsterExecutionInterruptedError:

@@ -52,8 +52,6 @@ from elt_dagster.orchestration.tags import (
 
 WEBSERVER_VARIABLE = "ELT_DAGSTER_WEBSERVER_URL"
 _START_SECONDS = 20.0
-_NOT_YET = frozenset({"NOT_STARTED", "QUEUED", "STARTING", "MANAGED", "CANCELING"})
-"""Of a run that cannot be stopped now: its process is being started, or somebody else's cancel is about to end it."""
 _POLL_SECONDS = 0.5
 Pairs = list[tuple[RunView, StreamRun]]
 _NOT_OURS = 20
@@ -269,20 +267,26 @@ class GraphQLRuns:
             asked = {k: v for k, v in said.items() if v}
             self._transport.annotate(run_id, asked, f"Cancelled: {reason or 'no reason given'}")
         until = time.monotonic() + _START_SECONDS
-        while True:
-            answer = self._transport.execute(graphql.TERMINATE, {"id": run_id})["terminateRun"]
-            if "_newest" in vars(self):
-                self._newest.outdated()
-            now = () if answer["__typename"] == "TerminateRunSuccess" else self._details.lists.those([run_id])
-            if all(run_view(run, None).status.is_final for run in now):
-                self._tell_again(run_id, asked)
-                return
-            if not all(run["status"] in _NOT_YET for run in now) or time.monotonic() > until:
-                raise TransientError(
-                    f"Run {run_id} could not be stopped: {answer.get('message', answer['__typename'])}.",
-                    fix="Try again.",
-                )
+        while not self._stopped(run_id, until):
             time.sleep(_POLL_SECONDS)
+        self._tell_again(run_id, asked)
+
+    def _stopped(self, run_id: str, until: float) -> bool:
+        """Ask Dagster once to stop a run, and whether that is done; False where it cannot be stopped yet. Raises TransientError for one that goes on."""
+        answer = self._transport.execute(graphql.TERMINATE, {"id": run_id})["terminateRun"]
+        if "_newest" in vars(self):
+            self._newest.outdated()
+        if answer["__typename"] == "TerminateRunSuccess":
+            return True
+        run = self._details.run(run_id)
+        status = run_view(run, None).status
+        # its process is being started, or somebody else's cancel is about to end it
+        not_yet = status is RunStatus.PENDING or run["status"] == "CANCELING"
+        if not status.is_final and (not not_yet or time.monotonic() > until):
+            raise TransientError(
+                f"Run {run_id} could not be stopped: {answer.get('message', answer['__typename'])}.", fix="Try again."
+            )
+        return status.is_final
 
     def _tell_again(self, run_id: str, asked: Mapping[str, str]) -> None:
         """Dagster writes a run anew with each of its events, as it was read a moment ago: a tag that came in between is gone."""

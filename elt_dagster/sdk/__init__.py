@@ -3,8 +3,7 @@
 A module of it is imported when a name of it is first asked for: a process that reads a database has no need of an HTTP client.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from elt_dagster.errors import (
     AuthError,
@@ -17,6 +16,7 @@ from elt_dagster.errors import (
     TransientError,
     nearest,
 )
+from elt_dagster.lazy import lazily
 from elt_dagster.model import (
     ESTIMATED_ROWS,
     Batch,
@@ -108,7 +108,7 @@ _HOMES = {
     "sql": "Column Query SqlConnector SqlSession SqlSettings Table",
     "vault": "Drawer Vault",
 }
-_LAZY = {name: module for module, names in _HOMES.items() for name in names.split()}
+_LAZY = {name: f"elt_dagster.sdk.{module}" for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "ADDRESS",
@@ -219,12 +219,8 @@ __all__ = [
     "with_columns_of",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'elt_dagster.sdk' has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(f"elt_dagster.sdk.{_LAZY[name]}"), name)
-    return found
+if not TYPE_CHECKING:
+    __getattr__ = lazily(__name__, _LAZY)
 
 
 def __dir__() -> list[str]:

@@ -45,11 +45,15 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield made
 
 
-def test_a_tag_that_dagster_wrote_over_is_written_again(instance: dg.DagsterInstance) -> None:
+def a_run(instance: dg.DagsterInstance, status: dg.DagsterRunStatus) -> dg.DagsterRun:
     @dg.job
     def sync_shop() -> None: ...
 
-    run = instance.create_run_for_job(sync_shop, status=dg.DagsterRunStatus.STARTED)
+    return instance.create_run_for_job(sync_shop, status=status)
+
+
+def test_a_tag_that_dagster_wrote_over_is_written_again(instance: dg.DagsterInstance) -> None:
+    run = a_run(instance, dg.DagsterRunStatus.STARTED)
     runs = GraphQLRuns(Deployment(instance, run))
     runs.cancel(run.run_id, "wrong tables", requested_by="ada")
     found = instance.get_run_by_id(run.run_id)
@@ -77,19 +81,13 @@ class EndedByAnother(Deployment):
 
 
 def test_of_two_cancels_at_once_neither_fails(instance: dg.DagsterInstance) -> None:
-    @dg.job
-    def sync_shop() -> None: ...
-
-    run = instance.create_run_for_job(sync_shop, status=dg.DagsterRunStatus.CANCELING)
+    run = a_run(instance, dg.DagsterRunStatus.CANCELING)
     deployment = EndedByAnother(instance, run)
     GraphQLRuns(deployment).cancel(run.run_id)
     assert deployment.asked == 2
 
 
 def test_a_run_that_goes_on_although_it_was_to_stop_is_told(instance: dg.DagsterInstance) -> None:
-    @dg.job
-    def sync_shop() -> None: ...
-
-    run = instance.create_run_for_job(sync_shop, status=dg.DagsterRunStatus.STARTED)
+    run = a_run(instance, dg.DagsterRunStatus.STARTED)
     with pytest.raises(TransientError, match="could not be stopped: Unable to terminate"):
         GraphQLRuns(EndedByAnother(instance, run)).cancel(run.run_id)
